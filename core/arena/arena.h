@@ -1,0 +1,58 @@
+// The arena of one network: where it is, how it is joined, how much of it is in use.
+//
+// A tmpfs file in a directory of the user's own, mapped MAP_SHARED by every process of the network. A
+// large sparse range is reserved; cells are committed chunk by chunk with MADV_POPULATE_WRITE, which
+// reports a full tmpfs as an error where a plain store would be SIGBUS. No descriptor of it stays open.
+#pragma once
+#include "core/arena/layout.h"
+#include "core/sync/robust_lock.h"
+
+namespace sockshim {
+
+struct hash_bucket {
+    robust_lock lock;
+    a32 head;
+};
+SOCKSHIM_ARENA_TYPE(hash_bucket);
+
+inline constexpr u32 ehash_buckets = 32768;
+inline constexpr u32 bhash_buckets = 4096;
+inline constexpr u32 lhash_buckets = 512;
+inline constexpr u32 udp_hash_buckets = 4096;
+
+struct hash_area {
+    hash_bucket ehash[ehash_buckets];
+    hash_bucket bhash[bhash_buckets];
+    hash_bucket lhash[lhash_buckets];
+    hash_bucket udp_hash[udp_hash_buckets];
+    u64 secret[4];       // random, of this network
+    a32 port_offset[64]; // RFC 6056 algorithm 3's table
+    a32 isn_clock_pad;
+};
+SOCKSHIM_ARENA_TYPE(hash_area);
+
+// Joins the network that the configuration names, creating it when nobody alive is in it. 0 or -errno;
+// after a failure the process stays without sockets of ours and says why once (config, warn).
+int arena_attach();
+// An anonymous arena of this process alone (unit tests).
+int arena_attach_private();
+bool arena_attached();
+hash_area* arena_hash_area();
+
+// Opens / makes a file below the network's directory; O_NOFOLLOW always. 0 or more, else -errno.
+// Without O_CLOEXEC in flags the descriptor survives execve.
+int arena_openat(const char* name, int flags, int mode);
+// Path of the network's directory; empty before arena_attach.
+const char* arena_directory();
+// Bytes of the cells that are in use (not free), payload extents included.
+u64 arena_bytes_in_use();
+u64 arena_cells_in_use(region_id region);
+
+// Word array kept beside the socket cells: inode of each cell's carrier file, 0 while it has none.
+a64& carrier_inode(u32 socket_index);
+u64 arena_device();
+
+} // namespace sockshim
+
+extern "C" __attribute__((visibility("default"))) int
+sockshim_arena_usage(unsigned long long* bytes_in_use);

@@ -1,0 +1,173 @@
+#include "core/arena/owner.h"
+
+#include <cerrno>
+#include <ctime>
+#include <fcntl.h>
+
+#include "core/arena/private.h"
+#include "core/base/raw_syscall.h"
+
+namespace sockshim {
+namespace {
+
+constexpr u32 slot_word(u32 gen, process_state st) { return gen << 2 | st; }
+constexpr process_state slot_state(u32 w) { return static_cast<process_state>(w & 3); }
+constexpr u32 slot_gen(u32 w) { return w >> 2; }
+constexpr u32 gen_mask = (1u << proc_gen_bits) - 1;
+
+proc_id make_id(u32 slot, u32 gen) { return slot << proc_gen_bits | (gen & gen_mask); }
+
+// State letter and start time of a process from /proc/<pid>/stat; false: no such process.
+bool read_stat(u32 pid, char& state, u64& start) {
+    char path[32] = "/proc/";
+    char* at = path + 6;
+    char digits[12];
+    int n = 0;
+    for (u32 v = pid; v || !n; v /= 10) digits[n++] = static_cast<char>('0' + v % 10);
+    while (n) *at++ = digits[--n];
+    for (const char* s = "/stat"; *s; ++s) *at++ = *s;
+    *at = 0;
+    const long fd = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(path), O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) return false;
+    char text[768];
+    const long got = raw_syscall(SYS_read, fd, ptr_arg(text), sizeof text - 1);
+    raw_syscall(SYS_close, fd);
+    if (got <= 0) return false;
+    text[got] = 0;
+    // The command name stands in parentheses and may hold anything: fields count from the last one.
+    const char* p = text + got;
+    while (p > text && *p != ')') --p;
+    if (p == text || p[1] != ' ') return false;
+    state = p[2];
+    int field = 3;
+    for (p += 2; *p && field < 22; ++p) field += *p == ' ';
+    start = 0;
+    for (; *p >= '0' && *p <= '9'; ++p) start = start * 10 + static_cast<u64>(*p - '0');
+    return field == 22;
+}
+
+bool runs(u32 pid, u64 start) {
+    char state = 0;
+    u64 begun = 0;
+    if (!read_stat(pid, state, begun)) {
+        // No /proc to ask (a chroot, say): the pid alone must do.
+        return raw_syscall(SYS_kill, pid, 0) != -ESRCH &&
+               raw_syscall(SYS_faccessat, AT_FDCWD, ptr_arg("/proc/self/stat"), 0) < 0;
+    }
+    return state != 'Z' && state != 'X' && (!start || start == begun);
+}
+
+} // namespace
+
+int process_register() {
+    arena_header& h = *the_arena.header;
+    const u32 pid = static_cast<u32>(raw_syscall(SYS_getpid));
+    char state = 0;
+    u64 start = 0;
+    if (!read_stat(pid, state, start)) start = 0;
+    // A slot with this very process in it is the image before execve: it is gone.
+    for (u32 slot = 1; slot <= max_processes; ++slot) {
+        process_slot& p = h.processes[slot];
+        u32 w = p.word.load();
+        if (slot_state(w) == PROC_LIVE && p.pid.load() == pid && p.start_time.load() == start) {
+            p.word.cas(w, slot_word(slot_gen(w), PROC_REAPING));
+        }
+    }
+    for (u32 slot = 1; slot <= max_processes; ++slot) {
+        process_slot& p = h.processes[slot];
+        u32 seen = p.word.load();
+        if (slot_state(seen) != PROC_FREE) continue;
+        const u32 gen = (h.process_gen.fetch_add(1) + 1) & gen_mask;
+        // Under the directory's lock, so a slot found CLAIMED is one whose claimer died: its pid is
+        // an earlier user's, which proc_alive finds dead or, at worst, alive until that pid ends.
+        if (!p.word.cas(seen, slot_word(gen, PROC_CLAIMED))) continue;
+        p.pid.store(pid);
+        p.start_time.store(start);
+        p.exec_since.store(0);
+        p.word.store(slot_word(gen, PROC_LIVE));
+        self_proc = make_id(slot, gen);
+        return 0;
+    }
+    return -EAGAIN;
+}
+
+bool proc_alive(proc_id id) {
+    if (id == self_proc) return true;
+    const u32 slot = proc_slot_of(id);
+    if (slot == 0 || slot > max_processes) return false;
+    const process_slot& p = the_arena.header->processes[slot];
+    const u32 w = p.word.load();
+    if ((slot_gen(w) & gen_mask) != proc_gen_of(id) || slot_state(w) == PROC_FREE ||
+        slot_state(w) == PROC_REAPING) {
+        return false;
+    }
+    return runs(p.pid.load(), p.start_time.load());
+}
+
+u32 proc_pid(proc_id id) {
+    const u32 slot = proc_slot_of(id);
+    if (slot == 0 || slot > max_processes) return 0;
+    const process_slot& p = the_arena.header->processes[slot];
+    const u32 w = p.word.load();
+    return slot_state(w) == PROC_LIVE && (slot_gen(w) & gen_mask) == proc_gen_of(id) ? p.pid.load()
+                                                                                   : 0;
+}
+
+proc_id proc_of_slot(u32 slot) {
+    const u32 w = the_arena.header->processes[slot].word.load();
+    return slot_state(w) == PROC_LIVE ? make_id(slot, slot_gen(w)) : 0;
+}
+
+void process_exec(bool begins) {
+    process_slot& p = the_arena.header->processes[proc_slot_of(self_proc)];
+    timespec ts{};
+    raw_syscall(SYS_clock_gettime, CLOCK_MONOTONIC, ptr_arg(&ts));
+    p.exec_since.store(begins ? static_cast<u32>(ts.tv_sec) + 1 : 0);
+}
+
+bool process_execing() {
+    for (u32 slot = 1; slot <= max_processes; ++slot) {
+        const process_slot& p = the_arena.header->processes[slot];
+        if (slot_state(p.word.load()) == PROC_LIVE && p.exec_since.load()) return true;
+    }
+    return false;
+}
+
+bool proc_any_alive() {
+    for (u32 slot = 1; slot <= max_processes; ++slot) {
+        const process_slot& p = the_arena.header->processes[slot];
+        const u32 w = p.word.load();
+        if (slot_state(w) == PROC_FREE) continue;
+        const proc_id id = make_id(slot, slot_gen(w));
+        if (id != self_proc && proc_alive(id)) return true;
+    }
+    return false;
+}
+
+proc_id process_claim_dead() {
+    for (u32 slot = 1; slot <= max_processes; ++slot) {
+        process_slot& p = the_arena.header->processes[slot];
+        u32 w = p.word.load();
+        if (slot_state(w) == PROC_FREE) continue;
+        const proc_id id = make_id(slot, slot_gen(w));
+        if (id == self_proc) continue;
+        // A slot in PROC_REAPING may belong to a reaper that died at it: reaping is idempotent, so
+        // two reapers at once are only wasteful.
+        if (slot_state(w) != PROC_REAPING) {
+            if (proc_alive(id)) continue;
+            if (!p.word.cas(w, slot_word(slot_gen(w), PROC_REAPING))) continue;
+        }
+        return id;
+    }
+    return 0;
+}
+
+void process_reaped(proc_id id) {
+    process_slot& p = the_arena.header->processes[proc_slot_of(id)];
+    u32 w = p.word.load();
+    if (slot_state(w) == PROC_REAPING && (slot_gen(w) & gen_mask) == proc_gen_of(id)) {
+        p.word.cas(w, slot_word(slot_gen(w), PROC_FREE));
+    }
+}
+
+} // namespace sockshim

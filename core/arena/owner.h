@@ -1,0 +1,40 @@
+// Processes of the network, and what becomes of what a dead one held.
+#pragma once
+#include "core/arena/layout.h"
+
+namespace sockshim {
+
+struct process_slot {
+    a32 word;        // generation << 2 | process_state
+    a32 pid;
+    a64 start_time;  // clock ticks since boot, /proc/<pid>/stat field 22
+    a32 exec_since;  // seconds (monotonic) since execve was called, 0: not
+    a32 reserved[3];
+};
+SOCKSHIM_ARENA_TYPE(process_slot);
+
+enum process_state : u32 { PROC_FREE = 0, PROC_CLAIMED = 1, PROC_LIVE = 2, PROC_REAPING = 3 };
+
+// Takes a slot for the calling process and sets self_proc. 0 or -EAGAIN (all 4095 taken).
+int process_register();
+// Whether the process that `id` names still runs. A zombie, an exec'd image that did not come back and
+// a reused pid are dead. May read /proc: not for fast paths.
+bool proc_alive(proc_id id);
+// pid of a live slot, 0: none.
+u32 proc_pid(proc_id id);
+// Who has the slot now; 0: nobody.
+proc_id proc_of_slot(u32 slot);
+// Marks the calling process as being in execve, or no longer. Is anybody?
+void process_exec(bool begins);
+bool process_execing();
+// Any live process but this one?
+bool proc_any_alive();
+
+// Slots of dead processes, for the reaper (core/net/reaper.cc): claims one dead slot for reaping and
+// returns its id, 0 when there is none; process_reaped gives the slot back.
+proc_id process_claim_dead();
+void process_reaped(proc_id id);
+// Frees the cells that `id` had claimed and not yet published.
+void cells_free_claimed_by(proc_id id);
+
+} // namespace sockshim

@@ -1,0 +1,135 @@
+#include "core/base/config.h"
+
+#include <cstdarg>
+#include <cstring>
+#include <initializer_list>
+#include <unistd.h>
+
+#include "core/base/atomic.h"
+#include "core/base/raw_syscall.h"
+
+extern char** environ;
+
+namespace sockshim {
+namespace {
+
+constinit configuration the_config{
+#define X(name, field, kind, def, lo, hi, doc) def,
+    SOCKSHIM_OPTIONS(X)
+#undef X
+};
+constinit atomic_cell<u32> config_state{0}; // 0 unread, 1 being read, 2 read
+
+bool parse_flag(const char* text, bool& out) {
+    for (const char* yes : {"1", "on", "yes", "true"}) {
+        if (!std::strcmp(text, yes)) return out = true, true;
+    }
+    for (const char* no : {"0", "off", "no", "false", ""}) {
+        if (!std::strcmp(text, no)) return out = false, true;
+    }
+    return false;
+}
+
+bool parse_number(const char* text, u64 lo, u64 hi, u64& out) {
+    if (*text < '0' || *text > '9') return false;
+    u64 v = 0;
+    for (; *text >= '0' && *text <= '9'; ++text) {
+        if (v > (~u64{0} - 9) / 10) return false;
+        v = v * 10 + static_cast<u64>(*text - '0');
+    }
+    u32 shift = 0;
+    if (*text == 'k' || *text == 'K') shift = 10, ++text;
+    else if (*text == 'm' || *text == 'M') shift = 20, ++text;
+    else if (*text == 'g' || *text == 'G') shift = 30, ++text;
+    if (*text || v > (~u64{0} >> shift)) return false;
+    v <<= shift;
+    if (v < lo || v > hi) return false;
+    out = v;
+    return true;
+}
+
+[[maybe_unused]] bool parse_text(const char* text, const char*& out) { return out = text, true; }
+
+void read_environment() {
+    if (!environ) return;
+    for (char** e = environ; *e; ++e) {
+        if (std::strncmp(*e, "SOCKSHIM_", 9)) continue;
+        const char* eq = std::strchr(*e, '=');
+        if (!eq) continue;
+        const char* value = eq + 1;
+        const std::size_t len = static_cast<std::size_t>(eq - *e);
+        bool known = false;
+        [[maybe_unused]] bool good = true;
+        auto is = [&](const char* name) {
+            return std::strlen(name) == len && !std::strncmp(*e, name, len);
+        };
+#define PARSE_FLAG(field, lo, hi) parse_flag(value, the_config.field)
+#define PARSE_NUMBER(field, lo, hi) parse_number(value, lo, hi, the_config.field)
+#define PARSE_TEXT(field, lo, hi) parse_text(value, the_config.field)
+#define X(name, field, kind, def, lo, hi, doc)                                                     \
+    if (!known && is(name)) known = true, good = PARSE_##kind(field, lo, hi);
+        SOCKSHIM_OPTIONS(X)
+#undef X
+        if (!known) notice("unknown variable %s (ignored)", *e);
+        else if (!good) notice("bad value in %s; the default stays", *e);
+    }
+}
+
+} // namespace
+
+const configuration& config() {
+    if (SOCKSHIM_LIKELY(config_state.load() == 2)) return the_config;
+    u32 expected = 0;
+    if (config_state.cas(expected, 1)) {
+        read_environment();
+        config_state.store(2);
+    }
+    // Somebody else is reading, or this thread is (notice() asks for `quiet`): the defaults will do.
+    return the_config;
+}
+
+void notice(const char* format, ...) {
+    if (the_config.quiet) return;
+    char line[512];
+    std::size_t n = 0;
+    auto put = [&](char c) {
+        if (n < sizeof line - 1) line[n++] = c;
+    };
+    auto puts = [&](const char* s) {
+        for (; s && *s; ++s) put(*s);
+    };
+    auto number = [&](unsigned long v, unsigned base) {
+        char digits[24];
+        int i = 0;
+        do digits[i++] = "0123456789abcdef"[v % base];
+        while (v /= base);
+        while (i) put(digits[--i]);
+    };
+    puts("sockshim: ");
+    va_list ap;
+    va_start(ap, format);
+    for (const char* f = format; *f; ++f) {
+        if (*f != '%') {
+            put(*f);
+            continue;
+        }
+        switch (*++f) {
+        case 's': puts(va_arg(ap, const char*)); break;
+        case 'd': {
+            const int v = va_arg(ap, int);
+            if (v < 0) put('-');
+            number(v < 0 ? 0ul - static_cast<unsigned long>(v) : static_cast<unsigned long>(v), 10);
+            break;
+        }
+        case 'u': number(va_arg(ap, unsigned), 10); break;
+        case 'l': number(va_arg(ap, unsigned long), *++f == 'x' ? 16 : 10); break;
+        default: put('%'); --f;
+        }
+    }
+    va_end(ap);
+    put('\n');
+    raw_syscall(SYS_write, 2, ptr_arg(line), static_cast<long>(n));
+}
+
+
+} // namespace sockshim

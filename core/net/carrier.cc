@@ -1,0 +1,102 @@
+#include "core/net/carrier.h"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "core/arena/arena.h"
+#include "core/arena/internal_fd.h"
+#include "core/base/crash_point.h"
+#include "core/base/raw_syscall.h"
+
+namespace sockshim {
+namespace {
+
+// A carrier's modification time: seconds say that it is one, nanoseconds say which cell. Reading them
+// costs the fstat that identification needs anyway. (Not the size: RLIMIT_FSIZE would bite.)
+constexpr i64 carrier_stamp = 0x50c4'0000;
+constexpr i64 carrier_stamp_layout = 1;
+
+bool stamped(const struct stat& st) {
+    return S_ISREG(st.st_mode) && st.st_mtim.tv_sec == carrier_stamp + carrier_stamp_layout &&
+           st.st_mtim.tv_nsec >= 0 && st.st_mtim.tv_nsec < static_cast<i64>(max_sockets);
+}
+
+// Makes the file of a cell that never had one, or lost it.
+int make(u32 index, const char* name) {
+    const int fd = arena_openat(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0) return fd;
+    const timespec times[2] = {{0, UTIME_OMIT},
+                               {carrier_stamp + carrier_stamp_layout, static_cast<long>(index)}};
+    long r = raw_syscall(SYS_utimensat, fd, 0, ptr_arg(times), 0);
+    struct stat st{};
+    if (r == 0) r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
+    raw_syscall(SYS_close, fd);
+    if (r < 0) return static_cast<int>(r);
+    SOCKSHIM_CRASH_POINT();
+    carrier_inode(index).store(st.st_ino);
+    return 0;
+}
+
+} // namespace
+
+int carrier_open(const socket& sock, bool cloexec) {
+    const u32 index = socket_handle(sock).index;
+    char name[16];
+    carrier_name(name, index);
+    if (!carrier_inode(index).load()) {
+        const int r = make(index, name);
+        if (r < 0) return r;
+    }
+    for (int tries = 0; tries < 2; ++tries) {
+        const int fd = arena_openat(name, O_RDONLY | (cloexec ? O_CLOEXEC : 0), 0);
+        if (fd == -ENOENT) {
+            const int r = make(index, name);
+            if (r < 0) return r;
+            continue;
+        }
+        return fd;
+    }
+    return -ENOENT;
+}
+
+handle<socket> carrier_identify(int fd) {
+    struct stat st{};
+    if (!arena_attached() || raw_syscall(SYS_fstat, fd, ptr_arg(&st)) || !stamped(st) ||
+        st.st_dev != arena_device()) {
+        return {};
+    }
+    const u32 index = static_cast<u32>(st.st_mtim.tv_nsec);
+    if (carrier_inode(index).load() != st.st_ino) return {};
+    return slab_handle_at<socket>(index);
+}
+
+bool carrier_looks_like(int fd) {
+    struct stat st{};
+    return raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && stamped(st);
+}
+
+int carrier_lock(socket& sock, int fd) {
+    if (sock.flags.load() & SOCKF_SHARED) return 0;
+    struct flock lock{};
+    lock.l_type = F_RDLCK;
+    const long r = raw_syscall(SYS_fcntl, fd, F_OFD_SETLK, ptr_arg(&lock));
+    if (r < 0) return static_cast<int>(r);
+    sock.flags.fetch_or(SOCKF_SHARED);
+    return 0;
+}
+
+bool carrier_held(const socket& sock) {
+    char name[16];
+    carrier_name(name, socket_handle(sock).index);
+    // Asking for a write lock needs no right to take one, but an open file description of its own.
+    const int fd = arena_openat(name, O_RDWR | O_CLOEXEC, 0);
+    if (fd < 0) return true; // cannot ask: keep it
+    struct flock lock{};
+    lock.l_type = F_WRLCK;
+    const long r = raw_syscall(SYS_fcntl, fd, F_OFD_GETLK, ptr_arg(&lock));
+    raw_syscall(SYS_close, fd);
+    return r < 0 || lock.l_type != F_UNLCK;
+}
+
+} // namespace sockshim

@@ -1,0 +1,25 @@
+// The carrier: the real descriptor behind a socket of ours (DESIGN.md, D3).
+//
+// One small file per socket cell in the network's directory, named after the cell's index and opened
+// read-only; its inode says which socket a descriptor is, to any process that got it by any way. An OFD
+// read lock on the carrier's open file description is the socket's heartbeat: taken just before the
+// socket can become known to another process (fork, exec, SCM_RIGHTS), and asked for with F_OFD_GETLK
+// by whoever wants to know whether anybody still holds the socket.
+#pragma once
+#include "core/net/socket.h"
+
+namespace sockshim {
+
+// Opens the carrier of `sock`: a new open file description at the lowest free number. Returns the fd or
+// -errno (EMFILE, ENFILE, ENOMEM). cloexec: O_CLOEXEC.
+int carrier_open(const socket& sock, bool cloexec);
+// Which socket is the descriptor a carrier of, in the attached network? Null handle: none. One fstat.
+handle<socket> carrier_identify(int fd);
+// True when `fd` is a carrier of a network of ours at all, attached or not (then attach and identify).
+bool carrier_looks_like(int fd);
+// Takes the heartbeat lock through any of the socket's descriptors and sets SOCKF_SHARED.
+int carrier_lock(socket& sock, int fd);
+// Does anybody hold the socket's heartbeat lock?
+bool carrier_held(const socket& sock);
+
+} // namespace sockshim

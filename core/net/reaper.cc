@@ -1,0 +1,161 @@
+// Reaping. Truth is in the cells: whatever a dead process was in the middle of, a scan of them tells
+// what it held. Each step is idempotent, and a reaper that dies is reaped itself.
+#include "core/net/reaper.h"
+
+#include <sys/mman.h>
+
+#include "core/arena/extent.h"
+#include "core/base/crash_point.h"
+#include "core/base/raw_syscall.h"
+#include "core/net/carrier.h"
+#include "core/net/eventpoll.h"
+#include "core/net/proto.h"
+#include "core/net/references.h"
+
+namespace sockshim {
+
+bool socket_claim_shared(socket& s) {
+    // Named first: should this process die in sock_release, its own reaper releases the socket.
+    s.holder.store(self_proc);
+    SOCKSHIM_CRASH_POINT();
+    return s.flags.fetch_and(~SOCKF_SHARED) & SOCKF_SHARED;
+}
+
+namespace {
+
+template <class Visit> void for_each_socket(Visit visit) {
+    const u32 n = cells_committed(REGION_SOCKET);
+    for (u32 i = 0; i < n; ++i) {
+        const u64 w = cell_word_at(REGION_SOCKET, i);
+        if (cell_word::state(w) == CELL_LIVE) visit(*slab_at<socket>(i));
+    }
+}
+
+void release_sockets_of(proc_id dead) {
+    for_each_socket([dead](socket& s) {
+        if (s.flags.load() & SOCKF_SHARED) {
+            if (!carrier_held(s) && socket_claim_shared(s)) sock_release(s);
+            return;
+        }
+        u32 holder = dead;
+        if (s.holder.load() == dead && s.holder.cas(holder, self_proc)) sock_release(s);
+    });
+}
+
+// Threads of a dead process may have been the ones that a wake-up of one waiter chose.
+void wake_listeners() {
+    const u32 n = cells_committed(REGION_SOCK);
+    for (u32 i = 0; i < n; ++i) {
+        sock* sk = slab_get(slab_handle_at<sock>(i));
+        if (sk && sk->sk_wq.flags.load() && sk->sk_ack_backlog.load()) {
+            wake_up(sk->sk_wq, POLLIN | POLLRDNORM);
+        }
+    }
+}
+
+} // namespace
+
+int reap_dead_processes() {
+    int reaped = 0;
+    while (const proc_id id = process_claim_dead()) {
+        SOCKSHIM_CRASH_POINT();
+        sk_recover_locks(id);
+        release_sockets_of(id);
+        SOCKSHIM_CRASH_POINT();
+        eventpoll_process_died(id);
+        cells_free_claimed_by(id);
+        process_reaped(id);
+        ++reaped;
+    }
+    if (reaped) wake_listeners();
+    return reaped;
+}
+
+int release_unheld_sockets() {
+    int released = 0;
+    for_each_socket([&released](socket& s) {
+        if ((s.flags.load() & SOCKF_SHARED) && !carrier_held(s) && socket_claim_shared(s)) {
+            sock_release(s);
+            ++released;
+        }
+    });
+    return released;
+}
+
+namespace {
+
+// Cells that nothing referred to at the last sweep: a generation per cell, 0 for "was referred to".
+// The sweeping thread's own; lost with it, which costs one more sweep.
+u32* last_seen[REGION_COUNT];
+u8* marks[REGION_COUNT];
+
+template <class T> T* map_zeroed(u64 n) {
+    const long p = raw_syscall(SYS_mmap, 0, static_cast<long>(n * sizeof(T)),
+                               PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                               -1, 0);
+    return p < 0 && p > -4096 ? nullptr : reinterpret_cast<T*>(p);
+}
+
+constexpr bool swept(u32 region) {
+    return region == REGION_RING || region == REGION_SKB || region >= REGION_EXTENT_1K;
+}
+
+void mark(region_id region, handle<void> h) {
+    if (!h.gen || !marks[region] || h.index >= region_shapes[region].max_cells) return;
+    if (cell_get(region, h)) marks[region][h.index] = 1;
+}
+
+} // namespace
+
+void reference_mark(handle<stream_ring> h) { mark(REGION_RING, {h.index, h.gen}); }
+void reference_mark(handle<skb_cell> h) { mark(REGION_SKB, {h.index, h.gen}); }
+void reference_mark(extent e) {
+    mark(static_cast<region_id>(REGION_EXTENT_1K + extent_class_of(e)),
+         {e.index & 0xfffffff, e.gen});
+}
+
+void sweep_unreferenced() {
+    for (u32 r = 0; r < REGION_COUNT; ++r) {
+        if (!swept(r)) continue;
+        if (!marks[r]) marks[r] = map_zeroed<u8>(region_shapes[r].max_cells);
+        if (!last_seen[r]) last_seen[r] = map_zeroed<u32>(region_shapes[r].max_cells);
+        if (!marks[r] || !last_seen[r]) return;
+        __builtin_memset(marks[r], 0, cells_committed(static_cast<region_id>(r)));
+    }
+    references_mark_all();
+    for (u32 r = 0; r < REGION_COUNT; ++r) {
+        if (!swept(r)) continue;
+        const auto region = static_cast<region_id>(r);
+        const u32 n = cells_committed(region);
+        for (u32 i = 0; i < n; ++i) {
+            const u64 w = cell_word_at(region, i);
+            if (cell_word::state(w) != CELL_LIVE || marks[r][i]) {
+                last_seen[r][i] = 0;
+            } else if (last_seen[r][i] == cell_word::gen(w)) {
+                cell_free(region, {i, cell_word::gen(w)});
+                last_seen[r][i] = 0;
+            } else {
+                last_seen[r][i] = cell_word::gen(w);
+            }
+        }
+    }
+    // Socks whose socket vanished between two steps of a dead process (accept, release).
+    static u32* orphan_seen = map_zeroed<u32>(max_sockets);
+    const u32 n = cells_committed(REGION_SOCK);
+    for (u32 i = 0; orphan_seen && i < n; ++i) {
+        const handle<sock> h = slab_handle_at<sock>(i);
+        sock* sk = slab_get(h);
+        const bool live = cell_word::state(cell_word_at(REGION_SOCK, i)) == CELL_LIVE;
+        if (!live || !sk || !sk_is_abandoned(*sk)) {
+            orphan_seen[i] = 0;
+        } else if (orphan_seen[i] == h.gen) {
+            orphan_seen[i] = 0;
+            sk->sk_socket = {};
+            sk_prot(*sk).close(*sk, 0);
+        } else {
+            orphan_seen[i] = h.gen;
+        }
+    }
+}
+
+} // namespace sockshim

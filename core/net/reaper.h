@@ -1,0 +1,21 @@
+// What becomes of a dead process's things (DESIGN.md, D5).
+#pragma once
+#include "core/arena/owner.h"
+#include "core/net/socket.h"
+
+namespace sockshim {
+
+// Reaps every dead process: frees what it had claimed, ends the sockets that only it held as the kernel
+// would at exit, asks the heartbeat of the shared ones. Idempotent and restartable; any process may
+// call it. Returns how many processes were reaped.
+int reap_dead_processes();
+// Of several processes that find a shared socket held by nobody, the one that gets true releases it.
+bool socket_claim_shared(socket& s);
+// Frees published cells that nothing refers to any more (a process died between unlinking and
+// freeing). Two sightings are needed, so what is only passing by survives.
+void sweep_unreferenced();
+// Sockets under a heartbeat lock whose holders may have vanished without a word (an exec'd image
+// that does not know us). Returns how many were released.
+int release_unheld_sockets();
+
+} // namespace sockshim

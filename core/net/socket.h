@@ -1,0 +1,75 @@
+// struct socket: the BSD side, one per carrier (include/linux/net.h). Arena type.
+//
+// Life cycle. sock_alloc claims a cell; __sock_create lets the family make the sock; sock_map_fd (in
+// dispatch/) opens the carrier; sock_release runs ops->release when the last descriptor of the last
+// process is gone (core/net/carrier.h tells), or when the reaper finds that nobody holds it.
+#pragma once
+#include "core/net/sock.h"
+#include "core/sync/uaccess.h"
+
+namespace sockshim {
+
+struct proto_ops;
+struct msghdr_iter;
+
+enum socket_state : u8 { SS_FREE, SS_UNCONNECTED, SS_CONNECTING, SS_CONNECTED, SS_DISCONNECTING };
+
+// socket.flags bits
+inline constexpr u32 SOCKF_NONBLOCK = 1u << 0; // O_NONBLOCK of the open file description
+inline constexpr u32 SOCKF_ASYNC = 1u << 1;    // O_ASYNC
+inline constexpr u32 SOCKF_SHARED = 1u << 2;   // other processes may hold it: its carrier is locked
+inline constexpr u32 SOCKF_NOSPACE = 1u << 3;
+inline constexpr u32 SOCKF_PASSCRED = 1u << 4;
+inline constexpr u32 SOCKF_HANDED_OVER = 1u << 5; // became the kernel's; this cell waits to be freed
+
+struct socket {
+    a8 state; // socket_state
+    u8 ops_id;
+    i16 type; // SOCK_STREAM, ...
+    a32 flags;
+    handle<sock> sk;
+    a32 holder; // proc_id of the one process that holds it, unless SOCKF_SHARED
+    u16 family;
+    u16 protocol;
+    i32 f_owner; // F_SETOWN
+    i32 f_owner_sig;
+    u64 module_data; // for families from modules
+};
+SOCKSHIM_ARENA_TYPE(socket);
+static_assert(sizeof(socket) <= 128);
+template <> struct region_of<socket> {
+    static constexpr region_id value = REGION_SOCKET;
+};
+
+handle<socket> socket_handle(const socket& sock);
+inline sock* socket_sk(const socket& sock) { return slab_get(sock.sk); }
+
+inline bool socket_nonblock(const socket& s) { return s.flags.load_relaxed() & SOCKF_NONBLOCK; }
+
+// A message on its way through the layers (Linux: struct msghdr inside the kernel).
+struct msghdr_iter {
+    sockaddr_storage* name; // ours; null when the caller gave none / wants none
+    u32 namelen;            // in: bytes given; out: bytes written
+    iov_iter iter;
+    const u8* control; // send: our copy of the control messages; recv: null
+    u32 controllen;
+    u8* out_control; // recv: our buffer for control messages; put_cmsg appends
+    u32 out_control_len;
+    u32 out_control_used;
+    int flags; // in: MSG_* of the call; out (recv): msg_flags
+};
+// Appends a control message; sets MSG_CTRUNC when it does not fit.
+void put_cmsg(msghdr_iter& msg, int level, int type, u32 len, const void* data);
+
+// Claims a socket cell. Null: -ENFILE.
+socket* sock_alloc();
+void sock_free(socket& sock);
+// Linux's __sock_create; on success *res is live and has its sock. Returns 0 or -errno.
+// -EAFNOSUPPORT_LIBC is never returned: whether a family is ours is asked first, net_family_known().
+int __sock_create(int family, int type, int protocol, socket** res);
+void sock_release(socket& sock);
+// Linux's PF_EXITING: this thread closes for a process that is going or gone (exit, the reaper), and does
+// not linger.
+extern thread_local bool current_exiting;
+
+} // namespace sockshim

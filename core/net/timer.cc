@@ -1,0 +1,348 @@
+// The background thread and the duty. See timer.h.
+//
+// The thread has a descriptor table of its own (close_range with CLOSE_RANGE_UNSHARE), empty at first:
+// what it opens is invisible to the program and survives a daemon that closes everything. It waits for
+// a POSIX record lock on the file "duty"; the kernel gives that lock to the next process when its
+// holder dies, and fork does not inherit it. Whoever has it watches all processes by pidfd.
+#include "core/net/timer.h"
+
+#include <cerrno>
+#include <csignal>
+#include <ctime>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "core/arena/arena.h"
+#include "core/arena/owner.h"
+#include "core/arena/timer_map.h"
+#include "core/base/raw_syscall.h"
+#include "core/inet/inet_connection_sock.h"
+#include "core/net/proto.h"
+#include "core/net/reaper.h"
+
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2
+#endif
+
+namespace sockshim {
+
+constinit a32 timer_thread_state{0};
+
+namespace {
+
+constexpr char bell_name[] = "duty.bell";
+constexpr u64 sweep_every_us = 1000000;
+
+// Binary heap of (deadline, sock cell), the duty thread's own. queued[] tells the deadline under which
+// a cell stands in it, so that an entry that was overtaken is recognised and dropped.
+struct heap_entry {
+    u64 deadline_us;
+    u32 index;
+};
+struct timer_heap {
+    heap_entry* entries;
+    u64* queued;
+    u32 count;
+};
+constexpr u32 heap_capacity = 4 * max_sockets;
+timer_heap heap{};
+
+template <class T> T* map_array(u64 n) {
+    const long p = raw_syscall(SYS_mmap, 0, static_cast<long>(n * sizeof(T)),
+                               PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                               -1, 0);
+    return p < 0 && p > -4096 ? nullptr : reinterpret_cast<T*>(p);
+}
+
+void heap_push(u64 deadline_us, u32 index) {
+    if (heap.queued[index] && heap.queued[index] <= deadline_us) return;
+    if (heap.count == heap_capacity) return; // cannot be: overtaken entries are bounded by sweeps
+    heap.queued[index] = deadline_us;
+    u32 i = heap.count++;
+    for (; i && heap.entries[(i - 1) / 2].deadline_us > deadline_us; i = (i - 1) / 2) {
+        heap.entries[i] = heap.entries[(i - 1) / 2];
+    }
+    heap.entries[i] = {deadline_us, index};
+}
+
+heap_entry heap_pop() {
+    const heap_entry top = heap.entries[0];
+    const heap_entry last = heap.entries[--heap.count];
+    u32 i = 0;
+    for (u32 child; (child = 2 * i + 1) < heap.count; i = child) {
+        if (child + 1 < heap.count &&
+            heap.entries[child + 1].deadline_us < heap.entries[child].deadline_us) {
+            ++child;
+        }
+        if (last.deadline_us <= heap.entries[child].deadline_us) break;
+        heap.entries[i] = heap.entries[child];
+    }
+    if (heap.count) heap.entries[i] = last;
+    return top;
+}
+
+void look_at(u32 index, void*) {
+    const handle<sock> h = slab_handle_at<sock>(index);
+    sock* sk = slab_get(h);
+    if (!sk) return;
+    const u64 deadline = sk->sk_timer_us.load();
+    if (deadline) heap_push(deadline, index);
+    else sk->sk_timer_queued_us.store(0);
+}
+
+void run_timers(u64 now) {
+    timer_map_take(look_at, nullptr);
+    while (heap.count && heap.entries[0].deadline_us <= now) {
+        const heap_entry due = heap_pop();
+        if (heap.queued[due.index] != due.deadline_us) continue; // overtaken
+        heap.queued[due.index] = 0;
+        const handle<sock> h = slab_handle_at<sock>(due.index);
+        sock* sk = slab_get(h);
+        if (!sk) continue;
+        // From here on an arming sets the bit again; then its deadline is read.
+        sk->sk_timer_queued_us.store(0);
+        full_fence();
+        const u64 deadline = sk->sk_timer_us.load();
+        if (!deadline) continue;
+        if (deadline > now) {
+            sk->sk_timer_queued_us.store(deadline);
+            heap_push(deadline, due.index);
+            continue;
+        }
+        sk = lock_sock_handle(h);
+        if (!sk) continue;
+        if (sk->sk_timer_us.load() && sk->sk_timer_us.load() <= now) {
+            sk_prot(*sk).timer(*sk, now);
+            // A timer function that leaves a deadline in the past would be run for ever.
+            if (const u64 next = sk->sk_timer_us.load(); next && next <= now) {
+                sk_reset_timer(*sk, now + 1000);
+            }
+        }
+        release_sock(*sk);
+    }
+}
+
+// Who is watched: one pidfd per process slot.
+struct watch {
+    proc_id id;
+    u32 pid;
+    int fd;
+};
+
+struct duty_state {
+    watch* watches;
+    pollfd* polls;
+    u32 count;
+    bool unwatched; // some process could not be watched by pidfd: ask now and then
+};
+
+void drop_watch(duty_state& d, u32 i) {
+    raw_syscall(SYS_close, d.watches[i].fd);
+    d.watches[i] = d.watches[--d.count];
+}
+
+void watch_processes(duty_state& d) {
+    for (u32 i = 0; i < d.count;) {
+        if (proc_pid(d.watches[i].id) != d.watches[i].pid) drop_watch(d, i);
+        else ++i;
+    }
+    d.unwatched = false;
+    for (u32 slot = 1; slot <= max_processes; ++slot) {
+        const proc_id id = proc_of_slot(slot);
+        if (!id || id == self_proc) continue;
+        bool known = false;
+        for (u32 i = 0; i < d.count && !known; ++i) known = d.watches[i].id == id;
+        if (known) continue;
+        const u32 pid = proc_pid(id);
+        if (!pid) continue;
+        const long fd = raw_syscall(SYS_pidfd_open, pid, 0);
+        if (fd < 0) {
+            d.unwatched = d.unwatched || fd != -ESRCH;
+            continue;
+        }
+        d.watches[d.count++] = {id, pid, static_cast<int>(fd)};
+    }
+}
+
+// A process on its way through execve: its image is gone or going. Asks the carriers of shared
+// sockets at growing intervals, since a new image that does not know us tells nobody what it closes.
+u64 exec_check_at(u64 now, u64 since_us) { return now + clamp_to<u64>(now - since_us, 1000, 1000000); }
+
+// True when a connection in TIME_WAIT or SYN_RECV has to be looked after.
+bool sweep_minisocks(u64 now) {
+    bool any = false;
+    const u32 tws = cells_committed(REGION_TIMEWAIT);
+    for (u32 i = 0; i < tws; ++i) {
+        const handle<inet_timewait_sock> h = slab_handle_at<inet_timewait_sock>(i);
+        if (inet_timewait_sock* tw = slab_get(h)) {
+            if (tw->tw_deadline_us <= now) inet_twsk_expire(h);
+            else any = true;
+        }
+    }
+    const u32 reqs = cells_committed(REGION_REQUEST);
+    for (u32 i = 0; i < reqs; ++i) {
+        const handle<request_sock> h = slab_handle_at<request_sock>(i);
+        if (request_sock* req = slab_get(h)) {
+            if (req->timeout_us <= now) inet_reqsk_timer(h, now);
+            any = true;
+        }
+    }
+    return any;
+}
+
+void on_duty(int bell) {
+    static duty_state d;
+    d.watches = map_array<watch>(max_processes);
+    d.polls = map_array<pollfd>(max_processes + 1);
+    heap.entries = map_array<heap_entry>(heap_capacity);
+    heap.queued = map_array<u64>(max_sockets);
+    if (!d.watches || !d.polls || !heap.entries || !heap.queued) return;
+
+    timer_duty& duty = arena_timer_duty();
+    duty.rung.store(0);
+    full_fence();
+    for (u32 i = 0; i < cells_committed(REGION_SOCK); ++i) look_at(i, nullptr);
+    u64 next_sweep = 0, next_exec = 0, exec_since = 0;
+    bool processes = true;
+    for (;;) {
+        u64 now = monotonic_us();
+        if (processes) {
+            if (reap_dead_processes()) sweep_unreferenced();
+            watch_processes(d);
+            processes = false;
+        }
+        if (process_execing()) {
+            if (!exec_since) exec_since = now;
+            if (now >= next_exec) {
+                release_unheld_sockets();
+                next_exec = exec_check_at(now, exec_since);
+            }
+        } else {
+            exec_since = next_exec = 0;
+        }
+        run_timers(now);
+        bool minisocks = true;
+        if (now >= next_sweep) {
+            minisocks = sweep_minisocks(now);
+            next_sweep = now + sweep_every_us;
+        }
+        u64 wake = heap.count ? heap.entries[0].deadline_us : ~u64{0};
+        if (minisocks) wake = min_of(wake, next_sweep);
+        if (exec_since) wake = min_of(wake, next_exec);
+        if (d.unwatched) wake = min_of(wake, now + sweep_every_us);
+        duty.wake_us.store(wake);
+        full_fence();
+        // Armed between run_timers and the store above: its kick may have seen the old wake_us.
+        timer_map_take(look_at, nullptr);
+        if (heap.count && heap.entries[0].deadline_us < wake) continue;
+
+        d.polls[0] = {bell, POLLIN, 0};
+        for (u32 i = 0; i < d.count; ++i) d.polls[i + 1] = {d.watches[i].fd, POLLIN, 0};
+        timespec ts{};
+        now = monotonic_us();
+        const u64 nap = wake > now ? wake - now : 0;
+        ts.tv_sec = static_cast<time_t>(nap / 1000000);
+        ts.tv_nsec = static_cast<long>(nap % 1000000 * 1000);
+        const u32 n = d.count + 1;
+        const long got = raw_syscall(SYS_ppoll, ptr_arg(d.polls), n,
+                                     wake == ~u64{0} ? 0 : ptr_arg(&ts), 0, 8);
+        if (got <= 0) {
+            processes = d.unwatched;
+            continue;
+        }
+        if (d.polls[0].revents) {
+            // Before reading and before looking: whoever rings from here on writes a new byte.
+            duty.rung.store(0);
+            full_fence();
+            char bytes[64];
+            raw_syscall(SYS_read, bell, ptr_arg(bytes), sizeof bytes);
+            processes = true;
+        }
+        for (u32 i = n - 1; i >= 1; --i) {
+            if (d.polls[i].revents) {
+                processes = true;
+                drop_watch(d, i - 1);
+            }
+        }
+    }
+}
+
+void* thread_main(void*) {
+    // Only now is the table this thread's own; until here it was the program's.
+    if (raw_syscall(SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE) < 0) return nullptr;
+    raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
+    const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(arena_directory()),
+                                 O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    const long lock_fd =
+        raw_syscall(SYS_openat, dir, ptr_arg("duty"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (lock_fd < 0) return nullptr;
+    struct flock lock{};
+    lock.l_type = F_WRLCK;
+    while (raw_syscall(SYS_fcntl, lock_fd, F_SETLKW, ptr_arg(&lock)) < 0) {}
+    raw_syscall(SYS_mknodat, dir, ptr_arg(bell_name), S_IFIFO | 0600, 0);
+    const long bell = raw_syscall(SYS_openat, dir, ptr_arg(bell_name), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
+    on_duty(static_cast<int>(bell));
+    return nullptr;
+}
+
+void ring_bell() {
+    timer_duty& duty = arena_timer_duty();
+    if (duty.rung.exchange(1)) return;
+    const int fd = arena_openat(bell_name, O_WRONLY | O_NONBLOCK | O_CLOEXEC, 0);
+    if (fd < 0) {
+        duty.rung.store(0);
+        return; // nobody on duty yet: the next one looks at everything
+    }
+    raw_syscall(SYS_write, fd, ptr_arg("!"), 1);
+    raw_syscall(SYS_close, fd);
+}
+
+} // namespace
+
+void timer_thread_start() {
+    u32 seen = timer_thread_state.load();
+    if (seen == TIMER_RUNNING || !arena_directory()[0]) return;
+    if (!timer_thread_state.cas(seen, TIMER_RUNNING)) return;
+    sigset_t all, old;
+    sigfillset(&all);
+    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&all), ptr_arg(&old), 8);
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attr, 256 * 1024);
+    pthread_t id;
+    if (pthread_create(&id, &attr, thread_main, nullptr)) timer_thread_state.store(TIMER_WANTED);
+    pthread_attr_destroy(&attr);
+    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&old), 0, 8);
+    timer_kick_processes();
+}
+
+void timer_thread_forked() {
+    if (timer_thread_state.load() == TIMER_RUNNING) timer_thread_state.store(TIMER_WANTED);
+}
+
+void timer_kick(u64 deadline_us) {
+    full_fence();
+    if (deadline_us < arena_timer_duty().wake_us.load()) ring_bell();
+}
+
+void timer_kick_processes() { ring_bell(); }
+
+void sk_reset_timer(sock& sk, u64 deadline_us) {
+    sk.sk_timer_us.store(deadline_us);
+    if (!deadline_us) return;
+    full_fence();
+    // The duty thread looks at this sock in time anyway and then sees the deadline that stands here.
+    const u64 queued = sk.sk_timer_queued_us.load();
+    if (queued && queued <= deadline_us) return;
+    sk.sk_timer_queued_us.store(deadline_us);
+    timer_map_set(sk_index(sk));
+    timer_kick(deadline_us);
+}
+
+void sk_stop_timer(sock& sk) { sk.sk_timer_us.store(0); }
+
+} // namespace sockshim

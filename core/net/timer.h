@@ -1,0 +1,27 @@
+// Time for a whole network (DESIGN.md, D7): one background thread per process that has sockets; the one
+// whose process holds the duty word runs everybody's timers and reaps the dead.
+//
+// Truth is each sock's sk_timer_us and each request's and timewait's deadline. The duty thread keeps a
+// private heap of (deadline, cell), fed by a bitmap in the arena that says "look at this sock again"
+// (setting a bit twice is harmless, so nothing here can be lost by a kill); a new holder of the duty
+// starts by scanning the cells.
+#pragma once
+#include "core/net/sock.h"
+
+namespace sockshim {
+
+inline constexpr u32 TIMER_IDLE = 0;    // no socket of ours has needed it
+inline constexpr u32 TIMER_WANTED = 1;  // needed, not running (a forked child)
+inline constexpr u32 TIMER_RUNNING = 2;
+extern a32 timer_thread_state;
+
+// Called when a socket is first bound, connected or listening.
+void timer_thread_start();
+// In a forked child: threads do not survive fork. The next lookup of a socket starts it again.
+void timer_thread_forked();
+// Something with a deadline at `deadline_us` was armed: wake the duty thread if it sleeps past that.
+void timer_kick(u64 deadline_us);
+// The duty thread must look at the processes: one joined, one is about to exec.
+void timer_kick_processes();
+
+} // namespace sockshim

@@ -1,0 +1,179 @@
+// Waking (Linux: kernel/sched/wait.c). See wait_queue.h.
+#include "core/net/wait_queue.h"
+
+#include <csignal>
+
+#include "core/base/crash_point.h"
+#include "core/base/raw_syscall.h"
+#include "core/net/doorbell.h"
+#include "core/net/eventpoll.h"
+#include "core/net/socket.h"
+#include "core/sync/futex.h"
+
+namespace sockshim {
+
+namespace {
+
+constexpr u32 in_bits = EPOLLIN | EPOLLPRI | EPOLLRDNORM | EPOLLRDBAND | EPOLLRDHUP | EPOLLMSG;
+constexpr u32 out_bits = EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND;
+constexpr u32 state_bits = EPOLLERR | EPOLLHUP;
+constexpr int everybody = 1 << 30;
+
+// True when a thread was woken. The flag says "somebody may sleep"; sleepers set it before their last
+// look, so whoever clears it must move the word after that and wake all that are asleep by then.
+bool wake_sleepers(wait_queue& wq, u32 flag, a32& word, bool wake_all) {
+    if (!wake_all) {
+        word.fetch_add(1);
+        SOCKSHIM_CRASH_POINT();
+        if (futex_wake(word, 1) > 0) return true; // there may be more of them: the flag stays
+    }
+    wq.waking.store(self_proc);
+    wq.flags.fetch_and(~flag);
+    SOCKSHIM_CRASH_POINT();
+    word.fetch_add(1);
+    SOCKSHIM_CRASH_POINT();
+    const bool woken = futex_wake(word, everybody) > 0;
+    wq.waking.store(0);
+    return woken;
+}
+
+wait_entry* entry_at(u32 reference) { return reference ? slab_at<wait_entry>(reference - 1) : nullptr; }
+
+// Threads to ring once the lock is let go: ringing a doorbell takes a microsecond or two.
+struct ring_list {
+    static constexpr u32 room = 16;
+    u32 count = 0;
+    handle<waiter> who[room];
+    void add(u64 raw) {
+        const handle<waiter> h = handle<waiter>::from_raw(raw);
+        if (count == room) {
+            waiter_ring(h);
+        } else {
+            who[count++] = h;
+        }
+    }
+};
+
+// Linux: __wake_up_common with ep_poll_callback and pollwake. Of the exclusive entries (EPOLLEXCLUSIVE;
+// threads in epoll_wait) those up to the first that has somebody to wake, unless the state changed.
+void wake_list(wait_queue& wq, u32 mask, bool all_exclusive, bool satisfied) {
+    ring_list rings;
+    wq.lock.lock_plain();
+    u32 bound = cells_committed(REGION_WAIT_ENTRY);
+    for (u32 at = wq.head.load(); at && bound; --bound) {
+        wait_entry* const e = entry_at(at);
+        if (!e) break;
+        at = e->next.load();
+        const u32 events = e->events.load();
+        if (!(events & mask)) continue;
+        const bool exclusive = events & EPOLLEXCLUSIVE;
+        if (exclusive && satisfied) continue;
+        bool woken = false;
+        if (e->target_kind == WAIT_EVENTPOLL) {
+            if (!(events & ~ep_private_bits)) continue; // EPOLLONESHOT has disabled it
+            woken = eventpoll_notify(handle<eventpoll>::from_raw(e->target), e->slot, exclusive);
+        } else if (e->target_kind == WAIT_THREAD) {
+            rings.add(e->target);
+            woken = true;
+        }
+        if (exclusive && woken && !all_exclusive) satisfied = true;
+    }
+    wq.lock.unlock();
+    for (u32 i = 0; i < rings.count; ++i) waiter_ring(rings.who[i]);
+}
+
+// Linux: kill_fasync, send_sigio. The siginfo of F_SETSIG cannot be forged, the signal can.
+void wake_async(const wait_queue& wq) {
+    const sock* sk = slab_at<sock>(cell_index_of(REGION_SOCK, &wq));
+    const socket* s = sk ? slab_get(sk->sk_socket) : nullptr;
+    if (!s || !s->f_owner) return;
+    raw_syscall(SYS_kill, s->f_owner, s->f_owner_sig ? s->f_owner_sig : SIGIO);
+}
+
+} // namespace
+
+void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
+    const u32 flags = wq.flags.load();
+    if (mask == 0) mask = ~ep_private_bits;
+    bool satisfied = false;
+    if ((flags & WQ_RX_SLEEP) && (mask & (in_bits | state_bits))) {
+        satisfied = wake_sleepers(wq, WQ_RX_SLEEP, wq.rx_seq, wake_all);
+    }
+    if ((flags & WQ_TX_SLEEP) && (mask & (out_bits | state_bits))) {
+        wake_sleepers(wq, WQ_TX_SLEEP, wq.tx_seq, wake_all);
+    }
+    if (flags & WQ_LIST) {
+        wake_list(wq, mask, wake_all && (mask & state_bits), satisfied && !wake_all);
+    }
+    if (SOCKSHIM_UNLIKELY(flags & WQ_ASYNC)) wake_async(wq);
+}
+
+// Flags that are set are believed, and so is the mark of one who died between clearing and waking.
+void wait_queue_process_died(wait_queue& wq, proc_id dead) {
+    const bool mid_wake = wq.waking.load() == dead;
+    if (!mid_wake && !(wq.flags.load() & (WQ_RX_SLEEP | WQ_TX_SLEEP))) return;
+    wq.flags.fetch_and(~(WQ_RX_SLEEP | WQ_TX_SLEEP));
+    wq.rx_seq.fetch_add(1);
+    wq.tx_seq.fetch_add(1);
+    futex_wake(wq.rx_seq, everybody);
+    futex_wake(wq.tx_seq, everybody);
+    if (mid_wake) wq.waking.store(0);
+}
+
+wait_queue* wait_source(u8 kind, u64 raw) {
+    if (kind == WAIT_SOCK) {
+        sock* sk = slab_get(handle<sock>::from_raw(raw));
+        return sk ? &sk->sk_wq : nullptr;
+    }
+    if (kind == WAIT_EVENTPOLL) {
+        eventpoll* ep = slab_get(handle<eventpoll>::from_raw(raw));
+        return ep ? &ep->wq : nullptr;
+    }
+    return nullptr;
+}
+
+// The flag first: an entry that is in the list without it would be overlooked by producers.
+void wait_link(wait_queue& wq, wait_entry& e) {
+    if (!(wq.flags.load() & WQ_LIST)) wq.flags.fetch_or(WQ_LIST);
+    e.next.store(wq.head.load());
+    SOCKSHIM_CRASH_POINT();
+    wq.head.store(cell_index_of(REGION_WAIT_ENTRY, &e) + 1);
+    full_fence(); // before the caller's look at the source
+    SOCKSHIM_CRASH_POINT();
+}
+
+bool wait_unlink(wait_queue& wq, const wait_entry& e) {
+    const u32 wanted = cell_index_of(REGION_WAIT_ENTRY, &e) + 1;
+    u32 bound = cells_committed(REGION_WAIT_ENTRY);
+    for (a32* link = &wq.head; bound; --bound) {
+        const u32 at = link->load();
+        if (at == wanted) {
+            link->store(e.next.load());
+            SOCKSHIM_CRASH_POINT();
+            if (!wq.head.load()) wq.flags.fetch_and(~WQ_LIST);
+            return true;
+        }
+        wait_entry* const passed = entry_at(at);
+        if (!passed) return false;
+        link = &passed->next;
+    }
+    return false;
+}
+
+void wait_entry_remove(handle<wait_entry> h) {
+    wait_entry* e = slab_get(h);
+    if (!e) return;
+    wait_queue* wq = wait_source(e->source_kind, e->source);
+    if (!wq) { // the source went first, and its list with it
+        slab_free(h);
+        return;
+    }
+    wq->lock.lock_plain();
+    if (slab_get(h)) {
+        wait_unlink(*wq, *e);
+        slab_free(h);
+    }
+    wq->lock.unlock();
+}
+
+} // namespace sockshim

@@ -1,0 +1,93 @@
+#include "core/sync/uaccess.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "core/sync/critical.h"
+
+namespace sockshim {
+
+// Runs memcpy with [user, user + n) declared as the range in which a fault is the program's mistake.
+// What was declared before is put back: a signal handler of the program's may interrupt a copy and copy.
+// Not inlined: the second return of __builtin_setjmp must find this frame and nothing else changed.
+[[gnu::noinline]] static int guarded_copy(void* to, const void* from, std::size_t n,
+                                          const void* user) {
+    void* jump[5];
+    void* const outer_jump = this_thread.fault_jump;
+    const void* const outer_lo = this_thread.fault_lo;
+    const void* const outer_hi = this_thread.fault_hi;
+    volatile int result = -EFAULT;
+    if (!__builtin_setjmp(jump)) {
+        this_thread.fault_lo = user;
+        this_thread.fault_hi = static_cast<const u8*>(user) + n;
+        asm volatile("" ::: "memory");
+        this_thread.fault_jump = jump;
+        asm volatile("" ::: "memory");
+        std::memcpy(to, from, n);
+        asm volatile("" ::: "memory");
+        result = 0;
+    }
+    this_thread.fault_jump = outer_jump;
+    this_thread.fault_lo = outer_lo;
+    this_thread.fault_hi = outer_hi;
+    return result;
+}
+
+void uaccess_fault_resume() {
+    __builtin_longjmp(static_cast<void**>(this_thread.fault_jump), 1);
+}
+
+// Addresses that wrap or lie in the upper half are bad without trying: the processor reports them
+// without an address (Linux: access_ok).
+static bool access_ok(const void* user, std::size_t n) {
+    const auto at = reinterpret_cast<std::uintptr_t>(user);
+    return at + n >= at && (at + n) >> 56 == 0;
+}
+
+int copy_from_user(void* to, const void* user, std::size_t n) {
+    if (n == 0) return 0;
+    if (!access_ok(user, n)) return -EFAULT;
+    return guarded_copy(to, user, n, user);
+}
+
+int copy_to_user(void* user, const void* from, std::size_t n) {
+    if (n == 0) return 0;
+    if (!access_ok(user, n)) return -EFAULT;
+    return guarded_copy(user, from, n, user);
+}
+
+template <class Copy> static i64 iterate(std::size_t n, iov_iter& it, Copy copy) {
+    std::size_t done = 0;
+    n = min_of(n, it.count);
+    while (done < n && it.nr) {
+        const std::size_t piece = min_of(it.iov->iov_len - it.off, n - done);
+        if (piece) {
+            if (copy(static_cast<u8*>(it.iov->iov_base) + it.off, done, piece)) {
+                return done ? static_cast<i64>(done) : -EFAULT;
+            }
+            it.off += piece;
+            it.count -= piece;
+            done += piece;
+        }
+        if (it.off == it.iov->iov_len) {
+            ++it.iov;
+            --it.nr;
+            it.off = 0;
+        }
+    }
+    return static_cast<i64>(done);
+}
+
+i64 copy_from_iter(void* to, std::size_t n, iov_iter& it) {
+    return iterate(n, it, [to](u8* user, std::size_t at, std::size_t piece) {
+        return copy_from_user(static_cast<u8*>(to) + at, user, piece);
+    });
+}
+
+i64 copy_to_iter(const void* from, std::size_t n, iov_iter& it) {
+    return iterate(n, it, [from](u8* user, std::size_t at, std::size_t piece) {
+        return copy_to_user(user, static_cast<const u8*>(from) + at, piece);
+    });
+}
+
+} // namespace sockshim

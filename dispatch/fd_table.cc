@@ -1,0 +1,211 @@
+// fd -> file -> socket. See fd_table.h.
+#include "dispatch/fd_table.h"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/single_threaded.h>
+#include <sys/stat.h>
+
+#include "core/arena/arena.h"
+#include "core/arena/internal_fd.h"
+#include "core/base/raw_syscall.h"
+#include "core/net/carrier.h"
+#include "core/net/eventpoll.h"
+#include "core/net/reaper.h"
+#include "core/net/timer.h"
+#include "dispatch/process.h"
+
+namespace sockshim {
+
+constinit a32 fd_table[fd_table_size]{};
+
+namespace {
+
+// What this process holds of one cell: descriptors that name it, and those plus the calls under way.
+// The cell may be let go of when refs falls to 0.
+struct file {
+    a32 refs;
+    a32 fds;
+};
+constinit file socket_files[max_sockets]{};
+constinit file epoll_files[region_shapes[REGION_EVENTPOLL].max_cells]{};
+constinit a32 highest_fd{0};
+
+constexpr u32 make_entry(fd_kind kind, u32 index) { return index << 3 | kind; }
+
+// Takes a reference unless there is none left to join.
+bool get_file(file& f) {
+    u32 n = f.refs.load();
+    while (n) {
+        if (f.refs.cas(n, n + 1)) return true;
+    }
+    return false;
+}
+
+void put_socket(u32 index) {
+    if (socket_files[index].refs.fetch_sub(1) != 1) return;
+    const handle<socket> h = slab_handle_at<socket>(index);
+    if (socket* s = slab_get(h)) socket_last_put(*s);
+}
+
+void put_epoll(u32 index) {
+    if (epoll_files[index].refs.fetch_sub(1) == 1) eventpoll_put(index, self_proc);
+}
+
+void note_highest(u32 fd) {
+    u32 seen = highest_fd.load_relaxed();
+    while (seen < fd && !highest_fd.cas(seen, fd)) {}
+}
+
+void drop_entry(u32 old) {
+    switch (fd_entry_kind(old)) {
+    case FD_SOCKET:
+        socket_files[fd_entry_index(old)].fds.fetch_sub(1);
+        put_socket(fd_entry_index(old));
+        break;
+    case FD_EPOLL:
+        epoll_files[fd_entry_index(old)].fds.fetch_sub(1);
+        put_epoll(fd_entry_index(old));
+        break;
+    default: break;
+    }
+}
+
+// Replaces an entry; what stood there loses a descriptor.
+void replace_entry(u32 fd, u32 entry) { drop_entry(fd_table[fd].exchange(entry)); }
+
+void internal_marked(int fd, bool ours) {
+    if (static_cast<u32>(fd) >= fd_table_size) return;
+    if (ours) note_highest(static_cast<u32>(fd));
+    fd_table[fd].store(ours ? FD_INTERNAL : FD_UNKNOWN);
+}
+
+} // namespace
+
+u32 fd_table_end() { return highest_fd.load() + 1; }
+
+void fd_table_init() { internal_fd_marked = internal_marked; }
+
+// The last reference of this process is gone. Whether it was the last of all is known at once for a
+// socket that never left the process, else by its heartbeat.
+void socket_last_put(socket& s) {
+    if ((s.flags.load() & SOCKF_SHARED) && (carrier_held(s) || !socket_claim_shared(s))) return;
+    sock_release(s);
+}
+
+fd_kind fd_classify(int fd) {
+    if (static_cast<u32>(fd) >= fd_table_size) return FD_LIBC;
+    const u32 entry = fd_table[fd].load();
+    if (entry != FD_UNKNOWN) return fd_entry_kind(entry);
+    struct stat st{};
+    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) < 0) return FD_LIBC; // closed: stays unknown
+    if (S_ISREG(st.st_mode) && carrier_looks_like(fd) && process_attach() == 0) {
+        const handle<socket> h = carrier_identify(fd);
+        if (h) {
+            fd_install_socket(fd, h);
+            return FD_SOCKET;
+        }
+    }
+    u32 expected = FD_UNKNOWN;
+    fd_table[fd].cas(expected, FD_LIBC);
+    return FD_LIBC;
+}
+
+void fd_installed(int fd) {
+    if (static_cast<u32>(fd) >= fd_table_size) return;
+    if (SOCKSHIM_LIKELY(fd_table[fd].load_relaxed() == FD_LIBC)) return;
+    replace_entry(static_cast<u32>(fd), FD_LIBC);
+}
+
+void fd_install_socket(int fd, handle<socket> s) {
+    const u32 at = static_cast<u32>(fd);
+    if (at >= fd_table_size) return;
+    socket_files[s.index].refs.fetch_add(1);
+    socket_files[s.index].fds.fetch_add(1);
+    note_highest(at);
+    replace_entry(at, make_entry(FD_SOCKET, s.index));
+}
+
+void fd_install_epoll(int fd, u32 index) {
+    const u32 at = static_cast<u32>(fd);
+    if (at >= fd_table_size || index >= region_shapes[REGION_EVENTPOLL].max_cells) return;
+    epoll_files[index].refs.fetch_add(1);
+    epoll_files[index].fds.fetch_add(1);
+    note_highest(at);
+    replace_entry(at, make_entry(FD_EPOLL, index));
+}
+
+void fd_forget(int fd) {
+    if (static_cast<u32>(fd) < fd_table_size) replace_entry(static_cast<u32>(fd), FD_UNKNOWN);
+}
+
+long fd_close(int fd) {
+    const u32 old = fd_table[fd].exchange(FD_UNKNOWN);
+    const long r = raw_syscall(SYS_close, fd);
+    drop_entry(old);
+    return r;
+}
+
+int sockfd_lookup_light(int fd, socket_ref& ref) {
+    if (static_cast<u32>(fd) >= fd_table_size) return static_cast<int>(SYS_NOT_OURS);
+    for (;;) {
+        const u32 entry = fd_table[fd].load();
+        if (SOCKSHIM_UNLIKELY(fd_entry_kind(entry) != FD_SOCKET)) {
+            if (fd_entry_kind(entry) == FD_INTERNAL) return -EBADF;
+            if (entry == FD_UNKNOWN && fd_classify(fd) == FD_SOCKET) continue;
+            return static_cast<int>(SYS_NOT_OURS);
+        }
+        const u32 index = fd_entry_index(entry);
+        if (SOCKSHIM_UNLIKELY(timer_thread_state.load_relaxed() == TIMER_WANTED)) {
+            timer_thread_start();
+        }
+        ref = {slab_at<socket>(index), index, false};
+        if (SOCKSHIM_UNLIKELY(!ref.sock)) return -EBADF;
+        if (__libc_single_threaded) return 0;
+        if (!get_file(socket_files[index])) continue;
+        // The number may have been closed and made to name another socket meanwhile.
+        if (fd_table[fd].load() == entry) {
+            ref.fput_needed = true;
+            return 0;
+        }
+        put_socket(index);
+    }
+}
+
+void fput_light(const socket_ref& ref) {
+    if (ref.fput_needed) put_socket(ref.index);
+}
+
+u32 socket_fd_count(u32 index) {
+    return index < max_sockets ? socket_files[index].fds.load() : 0;
+}
+
+int fd_of_socket(u32 index) {
+    for (u32 fd = 0; fd <= highest_fd.load(); ++fd) {
+        if (fd_table[fd].load() == make_entry(FD_SOCKET, index)) return static_cast<int>(fd);
+    }
+    return -1;
+}
+
+void fd_table_for_each(void (*visit)(int fd, u32 entry, void* arg), void* arg) {
+    const u32 last = highest_fd.load();
+    for (u32 fd = 0; fd <= last; ++fd) {
+        const u32 entry = fd_table[fd].load();
+        if (fd_entry_kind(entry) == FD_SOCKET || fd_entry_kind(entry) == FD_EPOLL) {
+            visit(static_cast<int>(fd), entry, arg);
+        }
+    }
+}
+
+void fd_table_forked() {
+    // The parent's other threads, and the calls they were in, do not exist here.
+    fd_table_for_each(
+        [](int, u32 entry, void*) {
+            const u32 index = fd_entry_index(entry);
+            file& f = fd_entry_kind(entry) == FD_SOCKET ? socket_files[index] : epoll_files[index];
+            f.refs.store(f.fds.load());
+        },
+        nullptr);
+}
+
+} // namespace sockshim

@@ -1,0 +1,76 @@
+// fd -> what it is, for this process: one 32-bit entry per descriptor number.
+//
+// The table is a cache of the kernel's truth (the carrier behind the number, core/net/carrier.h), so an
+// entry may be unknown and is then asked for once. Whoever makes or replaces a descriptor tells the
+// table; what libc did behind our back is noticed when the number turns up again from a call that
+// makes descriptors (fd_installed) or when a carrier's identity is checked.
+#pragma once
+#include "core/net/socket.h"
+#include "dispatch/syscalls.h"
+
+namespace sockshim {
+
+struct eventpoll;
+
+enum fd_kind : u32 {
+    FD_UNKNOWN = 0,
+    FD_LIBC = 1,     // not ours
+    FD_SOCKET = 2,   // index: socket cell
+    FD_EPOLL = 3,    // a kernel epoll set that has an eventpoll of ours beside it; index: eventpoll cell
+    FD_INTERNAL = 4, // a descriptor of the library's own; the program sees EBADF
+};
+
+inline constexpr u32 fd_table_size = 1u << 20;
+extern a32 fd_table[fd_table_size]; // kind in the low 3 bits, index above
+
+constexpr fd_kind fd_entry_kind(u32 e) { return static_cast<fd_kind>(e & 7); }
+constexpr u32 fd_entry_index(u32 e) { return e >> 3; }
+
+// The hot question: a load, a compare, a jump. Numbers out of range are libc's business (EBADF).
+inline bool fd_is_libc(int fd) {
+    return static_cast<u32>(fd) >= fd_table_size ||
+           fd_table[static_cast<u32>(fd)].load_relaxed() == FD_LIBC;
+}
+// Asks the kernel about an unknown number and remembers; attaches when it is a carrier of a network of
+// ours. Returns the kind (FD_LIBC also for a closed number).
+fd_kind fd_classify(int fd);
+
+// A call that makes descriptors has returned `fd`, which is not ours (open, pipe, eventfd, ...).
+void fd_installed(int fd);
+// `fd` now names a descriptor of socket `s` / of eventpoll cell `index` (dup, accept, SCM_RIGHTS).
+void fd_install_socket(int fd, handle<socket> s);
+// Forgets `fd` without closing it: its kernel descriptor is gone or is about to be replaced. Drops the
+// process's reference; the last one releases the socket (or asks the carrier's lock who else holds it).
+void fd_forget(int fd);
+
+// sockfd_lookup (Linux: fget): a reference that keeps the socket from being released while in use.
+// What is not a socket of ours is SYS_NOT_OURS: libc says EBADF or ENOTSOCK. `fput_needed` is the light variant's flag: false in a single-threaded
+// process, where nobody can close it meanwhile.
+struct socket_ref {
+    socket* sock;
+    u32 index;
+    bool fput_needed;
+};
+int sockfd_lookup_light(int fd, socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one)
+void fput_light(const socket_ref& ref);
+
+// Any descriptor of this process that names socket cell `index`; -1: none. Looks through the table.
+int fd_of_socket(u32 index);
+// Visits every entry that is a socket or an epoll set of ours.
+void fd_table_for_each(void (*visit)(int fd, u32 entry, void* arg), void* arg);
+void fd_install_epoll(int fd, u32 eventpoll_index);
+// One past the highest number that ever was a socket, an epoll set or a descriptor of the library's.
+u32 fd_table_end();
+void fd_table_init();
+void fd_table_forked();
+// This process's last reference to `s` is gone: releases the socket unless another process holds it.
+void socket_last_put(socket& s);
+
+// close(2) of a number that is a socket or an epoll set of ours: entry, kernel descriptor, reference, in
+// this order.
+long fd_close(int fd);
+
+// How many descriptors of this process name socket cell `index`, for epoll's automatic removal.
+u32 socket_fd_count(u32 index);
+
+} // namespace sockshim

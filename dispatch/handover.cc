@@ -1,0 +1,257 @@
+// From our socket to a kernel socket, under the program's feet (DESIGN.md, D3 "Handover", D9).
+//
+// The kernel socket gets our socket's options, its binding and its O_NONBLOCK, and is dup3'ed over
+// every descriptor of this process that names our socket: from then on they are libc's. Sets that had
+// our socket registered get the kernel's descriptor instead.
+#include <cerrno>
+#include <fcntl.h>
+#include <poll.h>
+#include <cstring>
+#include <netinet/tcp.h>
+
+#include "core/base/config.h"
+#include "core/base/raw_syscall.h"
+#include "core/inet/inet_hashtables.h"
+#include "core/inet/route.h"
+#include "core/net/eventpoll.h"
+#include "core/net/handover.h"
+#include "core/net/proto.h"
+#include "core/trace/trace.h"
+#include "dispatch/socketcall.h"
+
+namespace sockshim {
+
+namespace {
+
+// Options that a program may have set and that mean the same to the kernel. Asked of our own layers, so
+// that there is one place that knows their values.
+struct replayed_option {
+    int level;
+    int name;
+};
+constexpr replayed_option replayed[] = {
+    {SOL_SOCKET, SO_REUSEADDR}, {SOL_SOCKET, SO_REUSEPORT},   {SOL_SOCKET, SO_KEEPALIVE},
+    {SOL_SOCKET, SO_BROADCAST}, {SOL_SOCKET, SO_OOBINLINE},   {SOL_SOCKET, SO_PRIORITY},
+    {SOL_SOCKET, SO_RCVLOWAT},  {IPPROTO_IP, IP_TOS},         {IPPROTO_IP, IP_RECVERR},
+    {IPPROTO_IP, IP_PKTINFO},   {IPPROTO_IP, IP_RECVTTL},     {IPPROTO_IP, IP_RECVTOS},
+    {IPPROTO_IP, IP_FREEBIND},  {IPPROTO_IP, IP_MTU_DISCOVER}, {IPPROTO_IP, IP_MULTICAST_TTL},
+    {IPPROTO_IP, IP_MULTICAST_LOOP},
+    {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT},
+};
+constexpr replayed_option replayed_tcp[] = {
+    {IPPROTO_TCP, TCP_NODELAY},   {IPPROTO_TCP, TCP_CORK},      {IPPROTO_TCP, TCP_KEEPIDLE},
+    {IPPROTO_TCP, TCP_KEEPINTVL}, {IPPROTO_TCP, TCP_KEEPCNT},   {IPPROTO_TCP, TCP_SYNCNT},
+    {IPPROTO_TCP, TCP_DEFER_ACCEPT}, {IPPROTO_TCP, TCP_USER_TIMEOUT},
+};
+
+void replay_one(socket& sock, int kfd, replayed_option o) {
+    int value = 0, kernels = 0;
+    u32 len = sizeof value, klen = sizeof kernels;
+    const int err = o.level == SOL_SOCKET
+                        ? sock_getsockopt(sock, o.level, o.name, &value, &len)
+                        : ops_of(sock.ops_id).getsockopt(sock, o.level, o.name, &value, &len);
+    if (err) return;
+    // Set only what differs: setting even a default may change how the kernel treats a socket.
+    if (raw_syscall(SYS_getsockopt, kfd, o.level, o.name, ptr_arg(&kernels), ptr_arg(&klen)) == 0 &&
+        kernels == value) {
+        return;
+    }
+    raw_syscall(SYS_setsockopt, kfd, o.level, o.name, ptr_arg(&value), sizeof value);
+}
+
+void replay_options(socket& sock, struct sock& sk, int kfd) {
+    for (const replayed_option o : replayed) replay_one(sock, kfd, o);
+    if (sock.type == SOCK_STREAM) {
+        for (const replayed_option o : replayed_tcp) replay_one(sock, kfd, o);
+    }
+    if (inet_sk(sk).uc_ttl > 0) {
+        const int ttl = inet_sk(sk).uc_ttl;
+        raw_syscall(SYS_setsockopt, kfd, IPPROTO_IP, IP_TTL, ptr_arg(&ttl), sizeof ttl);
+    }
+    // Buffer sizes are stored doubled and only replayed when the program chose them.
+    if (sk.sk_userlocks & SOCK_SNDBUF_LOCK) {
+        const int v = sk.sk_sndbuf / 2;
+        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, SO_SNDBUF, ptr_arg(&v), sizeof v);
+    }
+    if (sk.sk_userlocks & SOCK_RCVBUF_LOCK) {
+        const int v = sk.sk_rcvbuf / 2;
+        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, SO_RCVBUF, ptr_arg(&v), sizeof v);
+    }
+    if (sock_flag(sk, SOCK_LINGER)) {
+        const linger l{1, sk.sk_lingertime_s};
+        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, SO_LINGER, ptr_arg(&l), sizeof l);
+    }
+    const auto timeout = [&](int name, i64 us) {
+        if (us < 0) return;
+        const timeval tv{us / 1000000, us % 1000000};
+        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, name, ptr_arg(&tv), sizeof tv);
+    };
+    timeout(SO_RCVTIMEO, sk.sk_rcvtimeo_us);
+    timeout(SO_SNDTIMEO, sk.sk_sndtimeo_us);
+}
+
+// A kernel socket with our socket's type, options, binding and (datagram) destination; -errno.
+int make_kernel_socket(socket& sock) {
+    struct sock* sk = socket_sk(sock);
+    if (!sk) return -ENOTCONN;
+    const long kfd = raw_syscall(SYS_socket, sock.family, sock.type | SOCK_CLOEXEC, sock.protocol);
+    if (kfd < 0) return static_cast<int>(kfd);
+    const int k = static_cast<int>(kfd);
+    replay_options(sock, *sk, k);
+    if (sk->sk_userlocks & (SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK)) {
+        sockaddr_in at{};
+        at.sin_family = AF_INET;
+        at.sin_port = inet_sk(*sk).inet_sport;
+        at.sin_addr.s_addr = inet_rcv_saddr(*sk);
+        const long r = raw_syscall(SYS_bind, k, ptr_arg(&at), sizeof at);
+        if (r < 0) {
+            raw_syscall(SYS_close, k);
+            return static_cast<int>(r);
+        }
+    }
+    if (sock.type == SOCK_DGRAM && inet_daddr(*sk)) {
+        sockaddr_in to{};
+        to.sin_family = AF_INET;
+        to.sin_port = inet_dport(*sk);
+        to.sin_addr.s_addr = inet_daddr(*sk);
+        raw_syscall(SYS_connect, k, ptr_arg(&to), sizeof to);
+    }
+    return k;
+}
+
+// Puts the kernel socket where ours was. Takes k over.
+int install(socket& sock, int k) {
+    const u32 index = socket_handle(sock).index;
+    if (socket_nonblock(sock)) {
+        raw_syscall(SYS_fcntl, k, F_SETFL, raw_syscall(SYS_fcntl, k, F_GETFL) | O_NONBLOCK);
+    }
+    sock.flags.fetch_or(SOCKF_HANDED_OVER);
+    for (int fd; (fd = fd_of_socket(index)) >= 0;) {
+        const long cloexec = raw_syscall(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC;
+        const long r = raw_syscall(SYS_dup3, k, fd, cloexec ? O_CLOEXEC : 0);
+        if (r < 0 && r != -EBADF) {
+            raw_syscall(SYS_close, k);
+            return static_cast<int>(r);
+        }
+        eventpoll_handed_over(sock.sk, fd);
+        fd_installed(fd); // drops our reference; the caller's own keeps the cell until it returns
+    }
+    raw_syscall(SYS_close, k);
+    return 0;
+}
+
+} // namespace
+
+namespace {
+
+// This thread has asked the kernel in vain: the datagram under way is our own stack's to refuse.
+constinit thread_local bool handover_declined = false;
+
+// Is anybody in the kernel bound to this local UDP port? Asked by trying to bind to it: no datagram is
+// spent on the question.
+bool kernel_port_taken(const sockaddr_in& at) {
+    const long k = raw_syscall(SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (k < 0) return true;
+    const long r = raw_syscall(SYS_bind, k, ptr_arg(&at), sizeof at);
+    raw_syscall(SYS_close, k);
+    return r < 0 && r != -EADDRNOTAVAIL;
+}
+
+} // namespace
+
+bool network_hands_over() {
+    static constinit atomic_cell<u32> answer{0};
+    u32 a = answer.load();
+    if (SOCKSHIM_UNLIKELY(!a)) answer.store(a = std::strcmp(config().net, "default") ? 1 : 2);
+    return a == 2 && !handover_declined;
+}
+
+i64 sendmsg_handover(socket& sock, msghdr_iter& msg) {
+    const struct sock* sk = socket_sk(sock);
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    if (msg.name && msg.namelen >= sizeof to) {
+        __builtin_memcpy(&to, msg.name, sizeof to);
+        to.sin_family = AF_INET; // AF_UNSPEC is let pass for old programs
+    } else if (sk) {
+        to.sin_addr.s_addr = sk->__sk_common.skc_daddr;
+        to.sin_port = sk->__sk_common.skc_dport;
+    }
+    if (to.sin_addr.s_addr == INADDR_ANY) to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (sock.type == SOCK_DGRAM && inet_addr_type(to.sin_addr.s_addr) == RTN_LOCAL &&
+        !kernel_port_taken(to)) {
+        handover_declined = true;
+        const i64 r = ops_of(sock.ops_id).sendmsg(sock, msg);
+        handover_declined = false;
+        return r;
+    }
+    const int err = socket_handover(sock);
+    return err ? err : SYS_NOT_OURS;
+}
+
+int socket_handover(socket& sock) {
+    const int k = make_kernel_socket(sock);
+    return k < 0 ? k : install(sock, k);
+}
+
+long connect_handover(socket& sock, int fd, const sockaddr_storage& addr, int len) {
+    if (!network_hands_over() || sock.family != AF_INET || addr.ss_family != AF_INET ||
+        len < static_cast<int>(sizeof(sockaddr_in)) ||
+        sock.state.load() != SS_UNCONNECTED) {
+        return SYS_OURS;
+    }
+    const auto& to = reinterpret_cast<const sockaddr_in&>(addr);
+    const be32 daddr = to.sin_addr.s_addr;
+    const bool local = daddr == INADDR_ANY || inet_addr_type(daddr) == RTN_LOCAL;
+    if (sock.type == SOCK_DGRAM) {
+        // A local peer may come to be later: decided at the first datagram.
+        if (local) return SYS_OURS;
+        const int err = socket_handover(sock);
+        return err ? err : raw_syscall(SYS_connect, fd, ptr_arg(&addr), len);
+    }
+    if (sock.type != SOCK_STREAM) return SYS_OURS;
+    struct sock* sk = socket_sk(sock);
+    if (!sk || sk_state(*sk) != TCP_CLOSE) return SYS_OURS;
+    if (local) {
+        const be32 listener_at = daddr == INADDR_ANY ? htonl(INADDR_LOOPBACK) : daddr;
+        const u16 port = ntohs(to.sin_port);
+        if (inet_lookup_listener(0, 0, listener_at, port)) return SYS_OURS;
+        // To itself: simultaneous open.
+        if (inet_num(*sk) == port) return SYS_OURS;
+    }
+    const int k = make_kernel_socket(sock);
+    if (k < 0) return k == -EADDRINUSE ? SYS_OURS : k;
+    // Locally the kernel answers at once, so one that refuses is known before anything is given up.
+    raw_syscall(SYS_fcntl, k, F_SETFL, raw_syscall(SYS_fcntl, k, F_GETFL) | O_NONBLOCK);
+    long r = raw_syscall(SYS_connect, k, ptr_arg(&addr), len);
+    if (r == -EINPROGRESS && local) {
+        pollfd p{k, POLLOUT, 0};
+        timespec now{};
+        raw_syscall(SYS_ppoll, ptr_arg(&p), 1, ptr_arg(&now), 0, 8);
+        int err = 0;
+        u32 errlen = sizeof err;
+        if (p.revents & (POLLERR | POLLHUP)) {
+            raw_syscall(SYS_getsockopt, k, SOL_SOCKET, SO_ERROR, ptr_arg(&err), ptr_arg(&errlen));
+        }
+        if (err) r = -err;
+    }
+    if (r == -ECONNREFUSED) {
+        // Ours still: our own stack refuses just so, and a later try may find a listener of ours.
+        raw_syscall(SYS_close, k);
+        return SYS_OURS;
+    }
+    if (r < 0 && r != -EINPROGRESS) {
+        raw_syscall(SYS_close, k);
+        return r;
+    }
+    const bool nonblock = socket_nonblock(sock);
+    if (!nonblock) {
+        raw_syscall(SYS_fcntl, k, F_SETFL, raw_syscall(SYS_fcntl, k, F_GETFL) & ~O_NONBLOCK);
+    }
+    if (const int err = install(sock, k)) return err;
+    if (nonblock || r == 0) return r;
+    // Blocks until the handshake is over; a handshake already over is answered with 0.
+    return raw_syscall(SYS_connect, fd, ptr_arg(&addr), len);
+}
+
+} // namespace sockshim

@@ -1,0 +1,101 @@
+// fork, exec and exit. A child shares its parent's sockets: before anything can inherit a carrier, its
+// heartbeat lock is taken, so that "who holds it" has one answer for all (core/net/carrier.h).
+#include "dispatch/process.h"
+
+#include <cerrno>
+#include <fcntl.h>
+#include <sys/mman.h>
+
+#include "core/arena/arena.h"
+#include "core/arena/owner.h"
+#include "core/base/raw_syscall.h"
+#include "core/net/carrier.h"
+#include "core/net/eventpoll.h"
+#include "core/net/net_rx.h"
+#include "core/net/timer.h"
+#include "core/trace/trace.h"
+#include "dispatch/fd_table.h"
+
+namespace sockshim {
+
+void (*on_attach)() = nullptr;
+
+namespace {
+
+constinit a32 prepared{0};
+constinit u32 process_pid = 0;
+
+void share_all() {
+    fd_table_for_each(
+        [](int fd, u32 entry, void*) {
+            if (fd_entry_kind(entry) != FD_SOCKET) return;
+            if (socket* s = slab_at<socket>(fd_entry_index(entry))) {
+                static_cast<void>(carrier_lock(*s, fd));
+            }
+        },
+        nullptr);
+}
+
+} // namespace
+
+int process_attach() {
+    if (SOCKSHIM_LIKELY(prepared.load() == 2)) return 0;
+    const int r = arena_attach();
+    if (r) return r;
+    u32 expected = 0;
+    if (prepared.cas(expected, 1)) {
+        fd_table_init();
+        process_pid = static_cast<u32>(raw_syscall(SYS_getpid));
+        if (on_attach) on_attach();
+        timer_kick_processes();
+        prepared.store(2);
+    }
+    return 0;
+}
+
+bool process_is_self() { return static_cast<u32>(raw_syscall(SYS_getpid)) == process_pid; }
+
+void process_before_fork() {
+    if (prepared.load() == 2) share_all();
+}
+
+void process_after_fork_parent() {}
+
+void process_after_fork_child() {
+    if (prepared.load() != 2) {
+        prepared.store(0);
+        return;
+    }
+    process_pid = static_cast<u32>(raw_syscall(SYS_getpid));
+    const proc_id parent = self_proc;
+    if (process_register()) self_proc = parent; // all slots taken: live under the parent's name
+    fd_table_forked();
+    share_all(); // what a fork behind our back left unlocked
+    if (self_proc != parent) eventpoll_forked(parent, self_proc);
+    net_rx_fork_child();
+    timer_thread_forked();
+    timer_kick_processes();
+    trace_after_fork_child();
+}
+
+void process_before_exec() {
+    if (prepared.load() != 2 || !process_is_self()) return; // a vfork child execs, not we
+    share_all();
+    process_exec(true);
+    timer_kick_processes();
+}
+
+void process_exec_failed() {
+    if (prepared.load() == 2 && process_is_self()) process_exec(false);
+}
+
+void process_before_spawn() {
+    if (prepared.load() == 2) share_all();
+}
+
+void process_exit() {
+    if (prepared.load() != 2 || !process_is_self()) return;
+    fd_table_for_each([](int fd, u32, void*) { sys_close(fd); }, nullptr);
+}
+
+} // namespace sockshim

@@ -1,0 +1,165 @@
+#include "preload/process.h"
+
+#include <cerrno>
+#include <dirent.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "core/base/raw_syscall.h"
+#include "core/sync/critical.h"
+#include "core/sync/robust_lock.h"
+#include "core/trace/trace.h"
+#include "dispatch/fd_table.h"
+#include "dispatch/process.h"
+#include "dispatch/syscalls.h"
+#include "preload/signal.h"
+#include "preload/socket_stream.h"
+
+namespace sockshim {
+
+constinit a32 process_active{};
+constinit a32 inherited_known{};
+constinit a32* fork_page = nullptr;
+constinit thread_local u32 sockshim_in_vfork = 0;
+
+namespace {
+
+constinit a32 atfork_registered{};
+constinit thread_local bool prepared_atfork = false;
+
+void atfork_prepare() { prepared_atfork = fork_prepare(); }
+void atfork_parent() { fork_done_parent(prepared_atfork); }
+void atfork_child() { fork_done_child(prepared_atfork); }
+
+// With handlers, forks that libc makes by itself (daemon, forkpty) are seen as well.
+void register_atfork() {
+    if (atfork_registered.exchange(1)) return;
+    pthread_atfork(atfork_prepare, atfork_parent, atfork_child);
+}
+
+void make_fork_page() {
+    constexpr long size = 4096;
+    const long at =
+        raw_syscall(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at < 0 && at > -4096) return;
+    auto* const page = reinterpret_cast<a32*>(at);
+    page->store(1);
+    if (raw_syscall(SYS_madvise, at, size, MADV_WIPEONFORK) == 0) {
+        fork_page = page;
+    } else {
+        raw_syscall(SYS_munmap, at, size);
+    }
+}
+
+void become_child() {
+    if (fork_page) fork_page->store(1);
+    signals_after_fork_child();
+    process_after_fork_child();
+}
+
+struct kernel_dirent {
+    u64 inode;
+    i64 next;
+    u16 length;
+    u8 type;
+    char name[];
+};
+
+void classify_open_descriptors() {
+    const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/proc/self/fd"),
+                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0) {
+        for (int fd = 0; fd < 256; ++fd) fd_classify(fd);
+        return;
+    }
+    alignas(8) char room[1024];
+    long n;
+    while ((n = raw_syscall(SYS_getdents64, dir, ptr_arg(room), sizeof(room))) > 0) {
+        for (long at = 0; at < n;) {
+            const auto* const entry = reinterpret_cast<const kernel_dirent*>(room + at);
+            at += entry->length;
+            int fd = 0;
+            const char* p = entry->name;
+            while (*p >= '0' && *p <= '9') fd = fd * 10 + (*p++ - '0');
+            if (p != entry->name && *p == 0 && fd != dir && !fd_is_libc(fd)) fd_classify(fd);
+        }
+    }
+    raw_syscall(SYS_close, dir);
+}
+
+} // namespace
+
+void process_activate() {
+    if (process_active.load()) return;
+    register_atfork();
+    make_fork_page();
+    process_active.store(1);
+}
+
+bool fork_prepare() {
+    if (!process_active.load() || in_vfork_child()) return false;
+    fork_check();
+    critical_enter(); // no handler of the program's between here and the end of either side
+    process_before_fork();
+    return true;
+}
+
+void fork_done_parent(bool prepared) {
+    if (!prepared) return;
+    process_after_fork_parent();
+    critical_leave();
+}
+
+void fork_done_child(bool prepared) {
+    if (!prepared) return;
+    become_child();
+    critical_leave();
+}
+
+void share_sockets() {
+    if (!process_active.load() || in_vfork_child()) return;
+    fork_check();
+    process_before_spawn();
+}
+
+void fork_noticed() {
+    critical_enter();
+    if (fork_page->exchange(1) == 0) become_child();
+    critical_leave();
+}
+
+int fd_made(int fd) {
+    if (!in_vfork_child()) fd_installed(fd);
+    return fd;
+}
+
+void classify_inherited() {
+    if (in_vfork_child() || inherited_known.exchange(1) || process_active.load()) return;
+    const int saved_errno = errno;
+    classify_open_descriptors();
+    errno = saved_errno;
+}
+
+// A trace is asked for before any socket is: deaths by signal must be seen from the start.
+void process_at_load() {
+    register_atfork();
+    on_attach = signals_activate;
+    const char* const trace = getenv("SOCKSHIM_TRACE");
+    if (trace && *trace) trace_start();
+    if (trace_enabled || self_proc) signals_activate(); // attached before we came to be
+    for (int fd = 0; fd < 3; ++fd) {
+        // Only a carrier is worth the look: a regular file, opened for reading only.
+        if (!fd_is_libc(fd) && fd_classify(fd) == FD_SOCKET) standard_stream_check(fd);
+    }
+    at_quick_exit([] { process_at_exit("quick_exit"); });
+}
+
+void process_at_exit(const char* why) {
+    if (in_vfork_child()) return;
+    trace_dump(why);
+    if (process_active.load()) process_exit();
+}
+
+} // namespace sockshim

@@ -1,0 +1,162 @@
+// What works on descriptors themselves: closing, duplicating, asking what they are.
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "preload/socket_stream.h"
+#include "preload/wrap.h"
+
+using namespace sockshim;
+
+// A socket of ours may stand on this number now, even on 0, 1 or 2.
+static long installed(long fd) {
+    standard_stream_check(fd);
+    return fd;
+}
+
+// A number of libc's becomes unknown before it is closed (afterwards it may be somebody else's
+// already), so that whatever comes to stand there, by whichever way, is looked at.
+SOCKSHIM_WRAP(int, close, (int fd)) {
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd))) {
+        if (static_cast<u32>(fd) < fd_table_size && !in_vfork_child()) {
+            fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
+        }
+        return real::close(fd);
+    }
+    return ask([=] { return pthread_testcancel(), sys_close(fd); },
+               [=] { return real::close(fd); });
+}
+SOCKSHIM_WRAP_ALIAS(__close, close)
+
+SOCKSHIM_WRAP(int, close_range, (unsigned first, unsigned last, int flags)) {
+    return ask([=] { return sys_close_range(first, last, static_cast<unsigned>(flags)); },
+               [=] { return real::close_range(first, last, flags); });
+}
+
+SOCKSHIM_WRAP(void, closefrom, (int low)) {
+    const auto first = static_cast<unsigned>(max_of(low, 0));
+    if (in_vfork_child() || sys_close_range(first, ~0u, 0) == SYS_NOT_OURS) real::closefrom(low);
+}
+
+SOCKSHIM_WRAP(int, dup, (int fd)) {
+    return route(
+        fd, [=] { return installed(sys_dup(fd)); }, [=] { return made(real::dup(fd)); });
+}
+
+SOCKSHIM_WRAP(int, dup2, (int fd, int to)) {
+    return route(
+        fd, to, [=] { return installed(sys_dup2(fd, to)); },
+        [=] { return made(real::dup2(fd, to)); });
+}
+SOCKSHIM_WRAP_ALIAS(__dup2, dup2)
+
+SOCKSHIM_WRAP(int, dup3, (int fd, int to, int flags)) {
+    return route(
+        fd, to, [=] { return installed(sys_dup3(fd, to, flags)); },
+        [=] { return made(real::dup3(fd, to, flags)); });
+}
+
+SOCKSHIM_WRAP(int, fcntl, (int fd, int cmd, unsigned long arg)) {
+    return route(
+        fd,
+        [=] {
+            const long r = sys_fcntl(fd, cmd, arg);
+            return cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC ? installed(r) : r;
+        },
+        [=] {
+            const int r = real::fcntl(fd, cmd, arg);
+            return cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC ? made(r) : r;
+        });
+}
+SOCKSHIM_WRAP_ALIAS(fcntl64, fcntl)
+SOCKSHIM_WRAP_ALIAS(__fcntl, fcntl)
+
+SOCKSHIM_WRAP(int, ioctl, (int fd, unsigned long cmd, unsigned long arg)) {
+    return route(
+        fd, [=] { return sys_ioctl(fd, cmd, arg); }, [=] { return real::ioctl(fd, cmd, arg); });
+}
+
+SOCKSHIM_WRAP(int, fstat, (int fd, struct stat* st)) {
+    return route(
+        fd, [=] { return sys_fstat(fd, st); }, [=] { return real::fstat(fd, st); });
+}
+SOCKSHIM_WRAP_ALIAS(fstat64, fstat)
+
+// Programs built for glibc before 2.33.
+SOCKSHIM_WRAP(int, __fxstat, (int version, int fd, struct stat* st)) {
+    return route(
+        fd, [=] { return sys_fstat(fd, st); }, [=] { return real::__fxstat(version, fd, st); });
+}
+SOCKSHIM_WRAP_ALIAS(__fxstat64, __fxstat)
+
+SOCKSHIM_WRAP(int, fstatat, (int dir, const char* path, struct stat* st, int flags)) {
+    if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) return real::fstatat(dir, path, st, flags);
+    return route(
+        dir, [=] { return sys_fstatat(dir, path, st, flags); },
+        [=] { return real::fstatat(dir, path, st, flags); });
+}
+SOCKSHIM_WRAP_ALIAS(fstatat64, fstatat)
+
+SOCKSHIM_WRAP(int, __fxstatat,
+              (int version, int dir, const char* path, struct stat* st, int flags)) {
+    if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) {
+        return real::__fxstatat(version, dir, path, st, flags);
+    }
+    return route(
+        dir, [=] { return sys_fstatat(dir, path, st, flags); },
+        [=] { return real::__fxstatat(version, dir, path, st, flags); });
+}
+SOCKSHIM_WRAP_ALIAS(__fxstatat64, __fxstatat)
+
+SOCKSHIM_WRAP(int, statx, (int dir, const char* path, int flags, unsigned mask, struct statx* st)) {
+    if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) return real::statx(dir, path, flags, mask, st);
+    return route(
+        dir, [=] { return sys_statx(dir, path, flags, mask, st); },
+        [=] { return real::statx(dir, path, flags, mask, st); });
+}
+
+SOCKSHIM_WRAP(off_t, lseek, (int fd, off_t offset, int whence)) {
+    return route(
+        fd, [=] { return sys_lseek(fd, offset, whence); },
+        [=] { return real::lseek(fd, offset, whence); });
+}
+SOCKSHIM_WRAP_ALIAS(lseek64, lseek)
+SOCKSHIM_WRAP_ALIAS(__lseek, lseek)
+
+SOCKSHIM_WRAP(int, ftruncate, (int fd, off_t length)) {
+    return route(
+        fd, [=] { return sys_ftruncate(fd, length); }, [=] { return real::ftruncate(fd, length); });
+}
+SOCKSHIM_WRAP_ALIAS(ftruncate64, ftruncate)
+
+SOCKSHIM_WRAP(int, fsync, (int fd)) {
+    return route_cancel(
+        fd, [=] { return sys_fsync(fd); }, [=] { return real::fsync(fd); });
+}
+
+SOCKSHIM_WRAP(int, fdatasync, (int fd)) {
+    return route_cancel(
+        fd, [=] { return sys_fsync(fd); }, [=] { return real::fdatasync(fd); });
+}
+
+SOCKSHIM_WRAP(int, isatty, (int fd)) {
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd)) || in_vfork_child() || fd_classify(fd) == FD_LIBC) {
+        return real::isatty(fd);
+    }
+    errno = ENOTTY;
+    return 0;
+}
+
+SOCKSHIM_WRAP(void*, mmap, (void* at, size_t len, int prot, int flags, int fd, off_t offset)) {
+    if (SOCKSHIM_UNLIKELY(!(flags & MAP_ANONYMOUS) && !fd_is_libc(fd)) && !in_vfork_child()) {
+        const long r = sys_mmap_check(fd);
+        if (r != SYS_NOT_OURS) {
+            errno = static_cast<int>(r < 0 ? -r : r);
+            return MAP_FAILED;
+        }
+    }
+    return real::mmap(at, len, prot, flags, fd, offset);
+}
+SOCKSHIM_WRAP_ALIAS(mmap64, mmap)

@@ -1,0 +1,123 @@
+// stdio. Libc's streams read, write and close inside libc, where no wrapper is passed. A stream that
+// is made for a socket of ours is therefore one whose functions are ours (preload/socket_stream.h).
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "preload/socket_stream.h"
+#include "preload/wrap.h"
+
+using namespace sockshim;
+
+namespace {
+
+// Libc closes or replaces the stream's descriptor.
+void stream_leaves(FILE* stream) {
+    const int fd = stream->_fileno;
+    if (fd < 0 || static_cast<u32>(fd) >= fd_table_size || in_vfork_child()) return;
+    a32& entry = fd_table[static_cast<u32>(fd)];
+    if (fd_is_libc(fd)) {
+        entry.store_relaxed(FD_UNKNOWN);
+    } else if (entry.load() != FD_UNKNOWN && !is_socket_stream(stream)) {
+        fd_forget(fd);
+    }
+}
+
+FILE* made_stream(FILE* stream) {
+    if (stream) made(stream->_fileno);
+    return stream;
+}
+
+long print_to_socket(int fd, const char* format, va_list args) {
+    char room[1024];
+    char* text = room;
+    va_list again;
+    va_copy(again, args);
+    int length = vsnprintf(room, sizeof(room), format, args);
+    if (length >= static_cast<int>(sizeof(room))) length = vasprintf(&text, format, again);
+    va_end(again);
+    if (length < 0) return -1;
+    const auto n = static_cast<size_t>(length);
+    const ssize_t done = write_to_socket(fd, text, n);
+    if (text != room) free(text);
+    return done == length ? length : -1;
+}
+
+bool prints_to_us(int fd) {
+    return SOCKSHIM_UNLIKELY(!fd_is_libc(fd)) && !in_vfork_child() && fd_classify(fd) == FD_SOCKET;
+}
+
+} // namespace
+
+SOCKSHIM_WRAP(FILE*, fopen, (const char* path, const char* mode)) {
+    return made_stream(real::fopen(path, mode));
+}
+SOCKSHIM_WRAP_ALIAS(fopen64, fopen)
+SOCKSHIM_WRAP_ALIAS(_IO_fopen, fopen)
+
+SOCKSHIM_WRAP(FILE*, fdopen, (int fd, const char* mode)) {
+    if (SOCKSHIM_UNLIKELY(!fd_is_libc(fd)) && !in_vfork_child() && fd_classify(fd) == FD_SOCKET) {
+        return open_socket_stream(fd, mode);
+    }
+    return real::fdopen(fd, mode);
+}
+SOCKSHIM_WRAP_ALIAS(_IO_fdopen, fdopen)
+
+SOCKSHIM_WRAP(int, fclose, (FILE * stream)) {
+    stream_leaves(stream);
+    return real::fclose(stream);
+}
+SOCKSHIM_WRAP_ALIAS(_IO_fclose, fclose)
+
+// Libc puts the new file on the old number with a dup3 of its own.
+SOCKSHIM_WRAP(FILE*, freopen, (const char* path, const char* mode, FILE* stream)) {
+    const int fd = stream->_fileno;
+    if (SOCKSHIM_UNLIKELY(!fd_is_libc(fd)) && fd >= 0 && !in_vfork_child() &&
+        fd_classify(fd) != FD_LIBC) {
+        fflush(stream);
+        fd_forget(fd);
+        if (is_socket_stream(stream)) make_plain(stream);
+    }
+    return made_stream(real::freopen(path, mode, stream));
+}
+SOCKSHIM_WRAP_ALIAS(freopen64, freopen)
+
+SOCKSHIM_WRAP(FILE*, tmpfile, ()) { return made_stream(real::tmpfile()); }
+SOCKSHIM_WRAP_ALIAS(tmpfile64, tmpfile)
+
+SOCKSHIM_WRAP(FILE*, popen, (const char* command, const char* mode)) {
+    share_sockets();
+    return made_stream(real::popen(command, mode));
+}
+SOCKSHIM_WRAP_ALIAS(_IO_popen, popen)
+
+SOCKSHIM_WRAP(int, pclose, (FILE * stream)) {
+    stream_leaves(stream);
+    return real::pclose(stream);
+}
+
+SOCKSHIM_WRAP(int, vdprintf, (int fd, const char* format, va_list args)) {
+    if (!prints_to_us(fd)) return real::vdprintf(fd, format, args);
+    return static_cast<int>(print_to_socket(fd, format, args));
+}
+
+SOCKSHIM_WRAP(int, dprintf, (int fd, const char* format, ...)) {
+    va_list args;
+    va_start(args, format);
+    const int r = wrap_vdprintf(fd, format, args);
+    va_end(args);
+    return r;
+}
+
+SOCKSHIM_WRAP(int, __vdprintf_chk, (int fd, int flag, const char* format, va_list args)) {
+    if (!prints_to_us(fd)) return real::__vdprintf_chk(fd, flag, format, args);
+    return static_cast<int>(print_to_socket(fd, format, args));
+}
+
+SOCKSHIM_WRAP(int, __dprintf_chk, (int fd, int flag, const char* format, ...)) {
+    va_list args;
+    va_start(args, format);
+    const int r = wrap___vdprintf_chk(fd, flag, format, args);
+    va_end(args);
+    return r;
+}

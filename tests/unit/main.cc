@@ -1,0 +1,3 @@
+// The unit tests' main(): Catch2's own, compiled once, because it is slow to compile.
+#define CATCH_CONFIG_MAIN
+#include <catch2/catch.hpp>
