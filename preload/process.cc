@@ -1,10 +1,10 @@
 #include "preload/process.h"
 
 #include <cerrno>
+#include <cstdlib>
 #include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
 #include "core/base/raw_syscall.h"
@@ -74,7 +74,7 @@ void classify_open_descriptors() {
         for (int fd = 0; fd < 256; ++fd) fd_classify(fd);
         return;
     }
-    alignas(8) char room[1024];
+    alignas(8) char room[1024] = {};
     long n;
     while ((n = raw_syscall(SYS_getdents64, dir, ptr_arg(room), sizeof(room))) > 0) {
         for (long at = 0; at < n;) {

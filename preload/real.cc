@@ -64,10 +64,12 @@ void* bind_slot(slot& s) {
     return found;
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses)
 #define REAL(result, name, number, parameters, arguments)                                          \
     constinit slot slot_##name = {nullptr, #name, &stand_in<number, result(*) parameters>::address};
 #include "preload/real.def"
 #undef REAL
+// NOLINTEND(bugprone-macro-parentheses)
 
 static long syscall_stand_in(long number, long a, long b, long c, long d, long e, long f) {
     const long r = raw_syscall(number, a, b, c, d, e, f);

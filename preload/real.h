@@ -2,11 +2,11 @@
 // at its first use (elf_lookup.h, then dlsym), for itself, under no lock; errno is kept. A function
 // that libc does not have is its system call, or ENOSYS.
 #pragma once
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
 #include <dirent.h>
 #include <poll.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>
@@ -32,6 +32,7 @@ inline void* resolve(slot& s) {
     return SOCKSHIM_LIKELY(function != nullptr) ? function : bind_slot(s);
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): types and parameter lists
 #define REAL(result, name, number, parameters, arguments)                                          \
     extern slot slot_##name;                                                                       \
     inline result name parameters {                                                                \
@@ -39,6 +40,7 @@ inline void* resolve(slot& s) {
     }
 #include "preload/real.def"
 #undef REAL
+// NOLINTEND(bugprone-macro-parentheses)
 
 // The address of libc's syscall(), for entry.S.
 void* syscall_address();

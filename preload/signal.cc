@@ -26,17 +26,17 @@ struct program_action {
     a64 word;
     struct sigaction view;
 };
-constexpr u64 word_siginfo = 1ull << 63, word_restart = 1ull << 62, word_once = 1ull << 61;
+constexpr u64 word_siginfo = 1ULL << 63, word_restart = 1ULL << 62, word_once = 1ULL << 61;
 constexpr u64 word_address = word_once - 1;
 
-constinit program_action actions[last_signal + 1];
+constinit program_action actions[last_signal + 1]{};
 constinit a32 active{};
 constinit bool catch_fatal = false; // a trace is wanted: see deaths by signal
 constinit thread_local u64 deferred_mask = 0;
 
 void trampoline(int sig, siginfo_t* info, void* context);
 
-constexpr u64 bit(int sig) { return 1ull << (sig - 1); }
+constexpr u64 bit(int sig) { return 1ULL << (sig - 1); }
 constexpr u64 synchronous =
     bit(SIGSEGV) | bit(SIGBUS) | bit(SIGFPE) | bit(SIGILL) | bit(SIGTRAP) | bit(SIGSYS);
 constexpr u64 fatal_by_default = synchronous | bit(SIGHUP) | bit(SIGINT) | bit(SIGQUIT) |
@@ -50,7 +50,7 @@ constinit a32 lock_word{};
 class action_lock {
 public:
     action_lock() {
-        const u64 all = ~0ull;
+        const u64 all = ~0ULL;
         raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&all), ptr_arg(&mask_), sizeof(u64));
         while (lock_word.exchange(1)) raw_syscall(SYS_sched_yield);
     }
@@ -139,11 +139,11 @@ bool resume_copy(int sig, const siginfo_t* info, ucontext_t* context) {
     mcontext_t& m = context->uc_mcontext;
 #if defined(__x86_64__)
     constexpr long long red_zone = 128, direction_flag = 0x400;
-    m.gregs[REG_RSP] = ((m.gregs[REG_RSP] - red_zone) & ~15ll) - 8;
+    m.gregs[REG_RSP] = ((m.gregs[REG_RSP] - red_zone) & ~15LL) - 8;
     m.gregs[REG_RIP] = reinterpret_cast<greg_t>(&uaccess_fault_resume);
     m.gregs[REG_EFL] &= ~direction_flag;
 #else
-    m.sp &= ~15ull;
+    m.sp &= ~15ULL;
     m.pc = reinterpret_cast<u64>(&uaccess_fault_resume);
 #endif
     return true;

@@ -4,7 +4,7 @@
 // program asked for where the kernel holds the trampoline instead. Until signals_activate() nothing
 // is wrapped and everything goes straight to libc.
 #pragma once
-#include <signal.h>
+#include <csignal>
 
 namespace sockshim {
 

@@ -1,7 +1,7 @@
 // stdio streams whose functions are ours: a cookie stream (fopencookie) that reads, writes and closes by
 // the wrappers, with the descriptor's number in its _fileno, so that fileno() answers as for any other.
 #pragma once
-#include <stdio.h>
+#include <cstdio>
 
 #include "dispatch/fd_table.h"
 

@@ -59,6 +59,7 @@ int start_cloned_process(void* p) {
     return start.fn(start.arg);
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses)
 // argv of execl and its like, in the caller's frame as libc does it.
 #define SOCKSHIM_COLLECT_ARGV(argv, first, args)                                                   \
     size_t argc_ = 1;                                                                              \
@@ -70,6 +71,7 @@ int start_cloned_process(void* p) {
     va_start(args, first);                                                                         \
     argv[0] = const_cast<char*>(first);                                                            \
     for (size_t i_ = 1; i_ <= argc_; ++i_) argv[i_] = va_arg(args, char*)
+// NOLINTEND(bugprone-macro-parentheses)
 
 } // namespace
 

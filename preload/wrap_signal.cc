@@ -1,7 +1,7 @@
 // The calls that install handlers. All of libc's others end in libc's private sigaction, so they are
 // written out here, with libc's flags.
 #include <cerrno>
-#include <signal.h>
+#include <csignal>
 
 #include "preload/signal.h"
 #include "preload/wrap.h"
@@ -47,7 +47,7 @@ SOCKSHIM_WRAP_ALIAS(sysv_signal, __sysv_signal)
 SOCKSHIM_WRAP(int, siginterrupt, (int sig, int interrupts)) {
     struct sigaction act;
     if (program_sigaction(sig, nullptr, &act) != 0) return -1;
-    const u64 bit = 1ull << (sig - 1);
+    const u64 bit = 1ULL << (sig - 1);
     if (interrupts) {
         interrupting_signals.fetch_or(bit);
         act.sa_flags &= ~SA_RESTART;

@@ -1,7 +1,7 @@
 // stdio. Libc's streams read, write and close inside libc, where no wrapper is passed. A stream that
 // is made for a socket of ours is therefore one whose functions are ours (preload/socket_stream.h).
-#include <stdio.h>
-#include <stdlib.h>
+#include <cstdio>
+#include <cstdlib>
 #include <unistd.h>
 
 #include "preload/socket_stream.h"

@@ -367,7 +367,10 @@ void inet_twsk_insert(inet_timewait_sock& tw) {
         }
         c.skc_hashed |= former ? former->skc_hashed & SKC_HASHED_CONNECT : 0;
         binds.insert(c);
-        if (former && (former->skc_hashed & SKC_HASHED_BIND)) binds.remove(*former);
+        if (former && (former->skc_hashed & SKC_HASHED_BIND)) {
+            binds.remove(*former);
+            former->skc_hashed &= static_cast<u8>(~SKC_HASHED_CONNECT);
+        }
     }
 }
 

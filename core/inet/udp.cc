@@ -141,6 +141,8 @@ struct udp_dst {
     be32 bound; // inet_saddr at that time
     be32 saddr;
     be32 to; // daddr as routed
+    const a32* chain; // the heads of the two chains, and what they said
+    const a32* raws;
     u32 chain_word;
     u32 raw_word;
     handle<sock> peer;
@@ -157,8 +159,7 @@ bool dst_valid(const udp_dst& d, const sock& sk, be32 daddr, u16 dport) {
     return d.sk == &sk && d.cookie == sk.__sk_common.skc_cookie && d.daddr == daddr &&
            d.dport == dport && d.sport == sk.__sk_common.skc_num &&
            d.bound == inet_sk(sk).inet_saddr && sk.__sk_common.skc_bound_dev_if == 0 &&
-           d.chain_word == dgram_bucket(PROT_UDP, dport).head.load() &&
-           d.raw_word == dgram_bucket(PROT_RAW, IPPROTO_UDP).head.load();
+           d.chain_word == d.chain->load() && d.raw_word == d.raws->load();
 }
 
 // --- delivery ---------------------------------------------------------------------------------------
@@ -341,6 +342,8 @@ int udp_deliver(sock& sk, const udp_flow& flow, const udp_payload& payload, udp_
             cache->bound = inet_sk(sk).inet_saddr;
             cache->saddr = flow.saddr;
             cache->to = flow.daddr;
+            cache->chain = &dgram_bucket(PROT_UDP, flow.dport).head;
+            cache->raws = &dgram_bucket(PROT_RAW, IPPROTO_UDP).head;
             cache->chain_word = chain_word;
             cache->raw_word = raw_word;
             cache->peer = to;

@@ -6,6 +6,7 @@
 
 #include "core/arena/owner.h"
 #include "core/base/crash_point.h"
+#include "core/base/raw_syscall.h"
 
 namespace sockshim {
 namespace {
@@ -32,7 +33,7 @@ struct ring_view {
     u32 next_lap(u32 pos) const { return (lap(pos) + 1) & lap_mask; }
 };
 
-bool view_of(u64 raw, ring_view& out) {
+bool look_up_ring(u64 raw, ring_view& out) {
     const extent e = extent::from_raw(raw);
     u8* const data = extent_data(e);
     if (!data) return false;
@@ -47,6 +48,25 @@ bool view_of(u64 raw, ring_view& out) {
     out.slots = reinterpret_cast<dgram_slot*>(data);
     return true;
 }
+
+// The views that this thread used last. A handle names one ring for ever, so an entry is never wrong; that
+// its extent may have been freed since is what the words' nonces are for.
+constexpr u32 view_cache_size = 8;
+constinit thread_local ring_view view_cache[view_cache_size]{};
+
+bool view_of(u64 raw, ring_view& out) {
+    ring_view& cached = view_cache[raw % view_cache_size];
+    if (SOCKSHIM_UNLIKELY(cached.raw != raw || raw == 0)) {
+        ring_view fresh{};
+        if (!look_up_ring(raw, fresh)) return false;
+        cached = fresh;
+    }
+    out = cached;
+    return true;
+}
+
+// This thread's last datagram found a full queue.
+constinit thread_local bool was_full = false;
 
 constexpr u32 word_pos(u64 w) { return static_cast<u32>(w >> 32); }
 constexpr u32 word_units(u64 w) { return static_cast<u32>(w); }
@@ -218,14 +238,27 @@ bool dgram_prepare(sock& sk, dgram_queue& q) {
 
 dgram_result dgram_enqueue(sock& sk, dgram_queue& q, const dgram_meta& meta, dgram_source& source) {
     const u32 len = source.total();
+    const u32 units = dgram_truesize(len) / dgram_unit;
     claim c;
     critical_enter();
-    dgram_result result = claim_slot(sk, q, dgram_truesize(len) / dgram_unit, self_proc, c);
+    dgram_result result = claim_slot(sk, q, units, self_proc, c);
+    if (SOCKSHIM_UNLIKELY(result == dgram_result::full) && !was_full) {
+        // The queue has just become full. A send is so short that a sender on the reader's processor would
+        // throw away a whole time slice's worth before the reader runs: let it run, and look once more.
+        critical_leave();
+        raw_syscall(SYS_sched_yield);
+        critical_enter();
+        result = claim_slot(sk, q, units, self_proc, c);
+    }
     if (SOCKSHIM_UNLIKELY(result != dgram_result::queued)) {
         critical_leave();
-        if (result == dgram_result::full) sk.sk_drops.fetch_add(1);
+        if (result == dgram_result::full) {
+            was_full = true;
+            sk.sk_drops.fetch_add(1);
+        }
         return result;
     }
+    was_full = false;
     dgram_slot& s = *c.slot;
     SOCKSHIM_CRASH_POINT();
     u8 flags = 0;

@@ -52,14 +52,15 @@ long make_bell(const char* name) {
     return r == -EEXIST ? 0 : r;
 }
 
-// The sleeper's end. A reader that does not wait for a writer; with no writer there it is not readable.
+// The sleeper's end, open for writing too: a FIFO whose last writer has gone is "hung up" for ever
+// after, which ppoll would report without being asked.
 long open_sleeping_end(u32 index) {
     char name[16];
     bell_name(name, index);
-    long fd = open_bell(name, O_RDONLY);
+    long fd = open_bell(name, O_RDWR);
     if (fd == -ENOENT) {
         if (const long r = make_bell(name); r < 0) return r;
-        fd = open_bell(name, O_RDONLY);
+        fd = open_bell(name, O_RDWR);
     }
     if (fd < 0) return fd;
     struct stat st{};
@@ -82,8 +83,8 @@ void keep_spare() {
     spare_busy.store(0);
 }
 
-// Opened for reading too: then there is a reader, and a write to a FIFO whose sleeper has just died is
-// not a SIGPIPE for this program.
+// Open for reading too: then there is a reader, and a write to a FIFO whose sleeper has just died is not
+// a SIGPIPE for this program.
 void ring_bell(u32 index) {
     char name[16];
     bell_name(name, index);

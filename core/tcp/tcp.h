@@ -106,7 +106,10 @@ void tcp_init_transfer(tcp_env& env, sock& sk); // the handshake is complete
 void tcp_release_cb(sock& sk); // proto.release_cb: frees what tcp_done has ended
 void tcp_repair(sock& sk);     // proto.repair
 void tcp_tx_purge(sock& sk); // throws away what is queued and not acknowledged
-void tcp_fuse_pending(sock& sk); // no lock held
+// No lock held. Fuses the connection where the handshake's thread could not.
+void tcp_fuse_pending(sock& sk);
+// Leaves the fused path and locks.
+void tcp_lock_unfused(sock& sk);
 
 // --- tcp_msg.cc: the program's data --------------------------------------------------------------------
 i64 tcp_sendmsg(sock& sk, msghdr_iter& msg);

@@ -193,6 +193,7 @@ static void tcp_take_syn_options(tcp_env& env, sock& sk, const tcp_header& th) {
 static void tcp_take_syn(tcp_env& env, sock& sk, const tcp_header& th) {
     tcp_sock& tp = tcp_sk(sk);
     tcp_take_syn_options(env, sk, th);
+    tp.irs = th.seq;
     tp.rcv_nxt = th.seq + 1;
     tp.rcv_wup = th.seq + 1;
     tp.copied_seq = th.seq + 1;
@@ -268,6 +269,8 @@ static void tcp_synrecv_established(tcp_env& env, sock& sk, const tcp_header& th
     icsk.icsk_backoff = 0;
     tcp_initialize_rcv_mss(sk);
     tcp_init_transfer(env, sk);
+    // The thread that runs this fuses the connection once it holds no lock (tcp_v4_rcv).
+    tp.fuse_want = static_cast<bool>(icsk.icsk_listener);
     sk_state_change(sk);
 }
 

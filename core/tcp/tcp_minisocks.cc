@@ -325,6 +325,7 @@ sock* tcp_create_openreq_child(tcp_env& env, sock& listener, request_sock& req) 
     tp.rcv_nxt = tp.rcv_wup = tp.copied_seq = req.rcv_isn + 1;
     tp.rcvq_seq = tp.copied_seq;
     tp.iss = req.snt_isn;
+    tp.irs = req.rcv_isn;
     tp.snd_una = tp.snd_nxt = tp.write_seq = tp.snd_sml = tp.snd_up = req.snt_isn + 1;
     tp.high_seq = tp.snd_una;
     tp.retrans_nxt = tp.snd_una;

@@ -432,9 +432,10 @@ int tcp_retransmit_skb(tcp_env& env, sock& sk, u32 seq, u32 end) {
     if (after(end, tp.snd_nxt)) end = tp.snd_nxt;
     int err;
     u32 len = 0, taken;
-    if (seq == tp.iss && (sk_statef(sk) & (TCPF_SYN_SENT | TCPF_SYN_RECV))) {
-        const u8 ack = sk_state(sk) == TCP_SYN_RECV ? TCPHDR_ACK : 0;
-        err = tcp_transmit_skb(env, sk, seq, 0, TCPHDR_SYN | ack);
+    if (seq == tp.iss && !tp.bytes_acked) { // our SYN
+
+        const u8 ack = sk_state(sk) == TCP_SYN_SENT ? 0 : TCPHDR_ACK;
+        err = tcp_transmit_skb(env, sk, seq, 0, static_cast<u8>(TCPHDR_SYN | ack));
         taken = 1;
     } else {
         if (!before(seq, end)) return 0;

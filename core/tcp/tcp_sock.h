@@ -38,7 +38,7 @@ struct tcp_sock {
     // the fused path
     a32 fused;
     u8 fuse_want; // the handshake has completed where tcp_fuse_try could not be called yet
-    u8 closing;   // tcp_close has run: the sock goes with the connection
+    u8 destroy;   // the sock is freed when its lock is released
     handle<sock> fused_peer;
 
     handle<stream_ring> tx_ring;
@@ -57,7 +57,8 @@ struct tcp_sock {
     u32 snd_wl1;     // sequence number of the segment that last updated snd_wnd
     u32 max_window;  // largest window the peer ever offered
     u32 snd_sml;     // end of the last small segment sent (Minshall's Nagle)
-    u32 iss;         // initial send sequence number
+    u32 iss;         // initial send sequence number: data offset 0 is iss + 1
+    u32 irs;         // initial receive sequence number, likewise
     u32 window_clamp; // TCP_WINDOW_CLAMP; 0: none
     u32 snd_up;      // urgent pointer of ours, with urg_mode
     u32 urg_seq;     // of the peer's urgent byte, with urg_data

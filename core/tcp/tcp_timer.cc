@@ -6,7 +6,6 @@
 
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_cong.h"
-#include "core/tcp/tcp_fusion.h"
 
 namespace sockshim {
 
@@ -201,7 +200,7 @@ void tcp_keepalive_timer(tcp_env& env, sock& sk) {
     const u64 idle_limit = keepalive_time_s(tp) * US_PER_S;
     u64 next = idle_limit;
     // Fused: the peer is in this arena, and its end is noticed without probes.
-    if (!tcp_packets_out(tp) && !tcp_send_head(tp) && !tcp_is_fused(tp)) {
+    if (!tcp_packets_out(tp) && !tcp_send_head(tp) && !tp.fused.load()) {
         const u64 last = max_of(icsk.icsk_ack.lrcvtime_us, tp.rcv_tstamp_us);
         const u64 idle = env.now_us > last ? env.now_us - last : 0;
         if (idle >= idle_limit) {

@@ -52,6 +52,7 @@ inline void setup() {
     static const bool once = [] {
         if (arena_attach_private()) abort();
         if (!register_ops(ops_id, ops)) abort();
+        fd_table_init();
         static char path[] = "/tmp/sockshim-unit-XXXXXX";
         if (!mkdtemp(path)) abort();
         doorbell_use_directory(path);

@@ -206,7 +206,7 @@ TEST_CASE("patience: an idle queue stops spinning, a busy one starts again", "[w
     for (u64 i = 0; i < waits; ++i) {
         CHECK(wait_on(s.wq(), WAIT_RX, never, nullptr, in_us(2000)) == -EAGAIN);
     }
-    CHECK(cpu_us() - before < of_sleeping + waits * 15); // a wait that spins takes 50 more
+    CHECK(cpu_us() - before < of_sleeping * 3 / 2 + waits * 20); // one that spins takes 50 more
 
     a32 score{};
     for (int i = 0; i < 10; ++i) { // long waits
@@ -218,9 +218,14 @@ TEST_CASE("patience: an idle queue stops spinning, a busy one starts again", "[w
     {
         spin_wait w(score);
         CHECK_FALSE(w.pause()); // sleeps at once
-        w.finish(true);         // but it would have been brief
+        w.finish(false);
     }
-    spin_wait w(score);
-    CHECK(w.pause());
-    w.finish(true);
+    // Sleeps that prove brief: patience comes back (more than one, for this thread may be put off).
+    bool patient = false;
+    for (int i = 0; i < 100 && !patient; ++i) {
+        spin_wait w(score);
+        patient = w.pause();
+        w.finish(true);
+    }
+    CHECK(patient);
 }

@@ -1,0 +1,20 @@
+// TCP over IPv4: which sock a segment belongs to, addresses, and the stack's own tcp_env.
+#pragma once
+#include "core/net/proto.h"
+#include "core/tcp/tcp_env.h"
+
+namespace sockshim {
+
+extern const proto tcp_prot;
+
+// A segment from IP. No lock held.
+void tcp_v4_rcv(tcp_env& env, const sk_buff& skb);
+// sk_lock held: a segment for this sock, or for a request of this listener.
+void tcp_v4_do_rcv(tcp_env& env, sock& sk, const sk_buff& skb);
+int tcp_v4_connect(sock& sk, const sockaddr* addr, u32 len);
+void tcp_v4_err(tcp_env& env, const sk_buff& icmp);
+// RFC 9293, 3.10.7.1: the answer to a segment that nobody wants.
+void tcp_v4_send_reset(tcp_env& env, const sk_buff& skb);
+u32 tcp_v4_secure_isn(tcp_env& env, be32 saddr, be32 daddr, u16 sport, u16 dport);
+
+} // namespace sockshim
