@@ -8,6 +8,7 @@
 #include <climits>
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sys/mman.h>
 
 #include "core/sync/uaccess.h"
 #include "dispatch/process.h"
@@ -89,10 +90,15 @@ int check_epoll(int epfd) {
 
 constinit a32 converting{0};
 
-// Gives a kernel epoll set its half of ours. Dups of it that this process has get it too; a set that a
-// fork shared before this stays the kernel's in the other process (docs: limitations).
+constexpr int looked_at_below = 4096; // descriptors, when dups and outer sets are looked for
+
+void adopt_by_outer_sets(int inner, handle<eventpoll> set);
+
+// Gives a kernel epoll set its half of ours. Dups of it that this process has get it too, and sets that
+// it was put into; a set that a fork shared before this stays the kernel's in the other process.
 handle<eventpoll> convert(int epfd) {
     if (process_attach()) return {};
+    bool made = false;
     u32 expected = 0;
     while (!converting.cas(expected, 1)) {
         expected = 0;
@@ -103,9 +109,9 @@ handle<eventpoll> convert(int epfd) {
     if (!set) {
         set = eventpoll_create();
         if (eventpoll* ep = slab_get(set)) {
+            made = true;
             ep->kernel_items.store(kernel_half_in_use(epfd));
-            constexpr int dups_below = 4096;
-            for (int fd = 0; fd < dups_below; ++fd) {
+            for (int fd = 0; fd < looked_at_below; ++fd) {
                 if (fd != epfd && fd_table[fd].load_relaxed() == FD_LIBC && same_file(fd, epfd)) {
                     fd_install_epoll(fd, set.index);
                 }
@@ -115,7 +121,71 @@ handle<eventpoll> convert(int epfd) {
     }
     critical_leave();
     converting.store(0);
+    if (made) adopt_by_outer_sets(epfd, set);
     return set;
+}
+
+u64 parse_hex(const char*& at) {
+    while (*at == ' ' || *at == '\t') ++at;
+    u64 v = 0;
+    for (;; ++at) {
+        if (*at >= '0' && *at <= '9') {
+            v = v << 4 | static_cast<u64>(*at - '0');
+        } else if (*at >= 'a' && *at <= 'f') {
+            v = v << 4 | static_cast<u64>(*at - 'a' + 10);
+        } else {
+            return v;
+        }
+    }
+}
+
+u64 parse_decimal(const char*& at) {
+    while (*at == ' ' || *at == '\t') ++at;
+    u64 v = 0;
+    for (; *at >= '0' && *at <= '9'; ++at) v = v * 10 + static_cast<u64>(*at - '0');
+    return v;
+}
+
+// Does a registration of `outer` say that it is for number `inner`? /proc prints number, events, data.
+bool registered_in(int outer, int inner, u32& events, u64& data) {
+    static constexpr long room = 1 << 16; // some 800 registrations; a set of sets has few
+    const long p = raw_syscall(SYS_mmap, 0, room, PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p < 0 && p > -4096) return false;
+    char* const text = reinterpret_cast<char*>(p);
+    bool found = false;
+    if (read_fdinfo(outer, text, room) > 0) {
+        for (const char* at = text; !found && (at = find_text(at, "tfd:"));) {
+            at += 4;
+            const u64 fd = parse_decimal(at);
+            const char* const e = find_text(at, "events:");
+            const char* const d = e ? find_text(e, "data:") : nullptr;
+            if (!d) break;
+            const char* value = e + 7;
+            events = static_cast<u32>(parse_hex(value));
+            value = d + 5;
+            data = parse_hex(value);
+            found = fd == static_cast<u64>(inner);
+            at = d;
+        }
+    }
+    raw_syscall(SYS_munmap, p, room);
+    return found;
+}
+
+// Sets into which `inner` was put when it was the kernel's alone: they need our mirror of that.
+void adopt_by_outer_sets(int inner, handle<eventpoll> set) {
+    for (int fd = 0; fd < looked_at_below; ++fd) {
+        const u32 entry = fd_table[fd].load_relaxed();
+        const bool ours = fd_entry_kind(entry) == FD_EPOLL;
+        if (fd == inner || (!ours && entry != FD_LIBC)) continue;
+        if (ours ? eventpoll_of_fd(fd) == set : check_epoll(fd) != 0) continue;
+        u32 events = 0;
+        u64 data = 0;
+        if (!registered_in(fd, inner, events, data)) continue;
+        const handle<eventpoll> outer = ours ? eventpoll_of_fd(fd) : convert(fd);
+        if (outer) static_cast<void>(ep_insert(outer, ep_source::of(set), inner, events, data));
+    }
 }
 
 // --- epoll_ctl ---------------------------------------------------------------------------------------
@@ -338,14 +408,13 @@ class epoll_sleep {
             no_bell_ = !entry_;
         }
         pollfd p[2] = {{epfd_, POLLIN, 0}, {-1, POLLIN, 0}};
-        if (!no_bell_) {
-            p[1].fd = waiter_.bell_fd();
-            waiter_->state.exchange(WAITER_BELL);
-            full_fence();
-        }
+        if (!no_bell_) p[1].fd = waiter_.bell_fd();
+        const bool rings = p[1].fd >= 0;
+        if (rings) waiter_->state.exchange(WAITER_BELL);
+        full_fence();
         int result = 0;
         if (!something_new()) result = signals_.any() ? -EINTR : ppoll(p);
-        if (!no_bell_) {
+        if (rings) {
             waiter_->state.store(WAITER_AWAKE);
             if (p[1].revents) waiter_.silence();
         }
@@ -396,7 +465,8 @@ long wait_for_events(eventpoll& ep, handle<eventpoll> set, int epfd, epoll_event
             break;
         }
         int end = 0;
-        if (patience.pause()) {
+        // With nothing of ours in it there is nothing to be quick for: the kernel wakes us.
+        if (ep.items.load_relaxed() && patience.pause()) {
             if (!ep_events_available(ep)) {
                 if (signals.any()) {
                     n = -EINTR;

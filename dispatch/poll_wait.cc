@@ -78,6 +78,8 @@ int poll_wait::sleep(i64 deadline_us, const sigset_t* mask, const signal_sample&
         registered_ = true;
         register_all();
     }
+    const int bell = in_kernel_ && waiter_ ? waiter_.bell_fd() : -1;
+    if (in_kernel_ && bell < 0) nap_ = true;
     i64 until = deadline_us;
     if (nap_) {
         const i64 soon = static_cast<i64>(monotonic_us()) + nap_us_;
@@ -93,7 +95,6 @@ int poll_wait::sleep(i64 deadline_us, const sigset_t* mask, const signal_sample&
         if (!look()) result = signals.any() ? -EINTR : sleep_until(waiter_->seq, seen, until);
         waiter_->state.store(WAITER_AWAKE);
     } else {
-        const int bell = waiter_ ? waiter_.bell_fd() : -1;
         if (bell >= 0) waiter_->state.exchange(WAITER_BELL);
         full_fence();
         if (!look()) {
@@ -101,7 +102,7 @@ int poll_wait::sleep(i64 deadline_us, const sigset_t* mask, const signal_sample&
             bool rang = false;
             kernels = signals.any() ? -EINTR
                                     : kernel_.ask(kernel_, time_left(until, room), mask, bell, rang);
-            if (rang) waiter_.silence();
+            if (rang && bell >= 0) waiter_.silence();
             if (kernels == 0 && !rang) result = -EAGAIN;
         }
         if (waiter_) waiter_->state.store(WAITER_AWAKE);

@@ -14,6 +14,7 @@
 #include "dispatch/fd_table.h"
 #include "dispatch/process.h"
 #include "dispatch/syscalls.h"
+#include "preload/cancel.h"
 #include "preload/signal.h"
 #include "preload/socket_stream.h"
 
@@ -56,6 +57,7 @@ void make_fork_page() {
 void become_child() {
     if (fork_page) fork_page->store(1);
     signals_after_fork_child();
+    cancel_after_fork_child();
     process_after_fork_child();
 }
 

@@ -201,9 +201,7 @@ bool take_once(int sig, u64 w) {
 
 void call_program(int sig, siginfo_t* info, void* context, u64 w) {
     thread_state& t = this_thread;
-    ++t.signals;
-    if (!(w & word_restart)) ++t.interrupting;
-    if (u32* const sleeping = t.sleeping_on) __atomic_fetch_add(sleeping, 1, __ATOMIC_SEQ_CST);
+    note_signal(!(w & word_restart));
     // A fault inside the handler is the handler's, even while a copy is interrupted.
     void* const jump = t.fault_jump;
     const void *const lo = t.fault_lo, *const hi = t.fault_hi;
@@ -318,6 +316,17 @@ static void ignored_to_kernel(bool hand_back) {
             set_action(sig, kernels);
         }
     }
+}
+
+void note_signal(bool interrupts) {
+    thread_state& t = this_thread;
+    ++t.signals;
+    if (interrupts) ++t.interrupting;
+    if (u32* const sleeping = t.sleeping_on) __atomic_fetch_add(sleeping, 1, __ATOMIC_SEQ_CST);
+}
+
+void defer_signal(int sig, const siginfo_t* info, void* context) {
+    defer(sig, info, static_cast<ucontext_t*>(context));
 }
 
 void signals_before_exec() { ignored_to_kernel(true); }

@@ -21,4 +21,9 @@ void signals_before_exec();
 void signals_exec_failed();
 void signals_after_fork_child();
 
+// A handler is running on this thread: waits must look up.
+void note_signal(bool interrupts);
+// For a handler that finds its thread in a critical section: the signal comes again at its end.
+void defer_signal(int sig, const siginfo_t* info, void* context);
+
 } // namespace sockshim

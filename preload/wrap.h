@@ -10,12 +10,12 @@
 // one word are defined with that word as a parameter: on x86_64 and aarch64 it is passed alike.
 #pragma once
 #include <cerrno>
-#include <pthread.h>
 #include <type_traits>
 
 #include "core/trace/trace.h"
 #include "dispatch/fd_table.h"
 #include "dispatch/syscalls.h"
+#include "preload/cancel.h"
 #include "preload/process.h"
 #include "preload/real.h"
 
@@ -77,13 +77,13 @@ template <class Ours, class Libc>
 template <class Ours, class Libc>
 [[gnu::always_inline]] inline auto route_cancel(int fd, Ours ours, Libc libc) {
     if (SOCKSHIM_LIKELY(fd_is_libc(fd))) return libc();
-    return ask([&] { return pthread_testcancel(), ours(); }, libc);
+    return ask([&] { return cancellable(ours); }, libc);
 }
 
 template <class Ours, class Libc>
 [[gnu::always_inline]] inline auto route_cancel(int fd, int fd2, Ours ours, Libc libc) {
     if (SOCKSHIM_LIKELY(fd_is_libc(fd) && fd_is_libc(fd2))) return libc();
-    return ask([&] { return pthread_testcancel(), ours(); }, libc);
+    return ask([&] { return cancellable(ours); }, libc);
 }
 
 // Libc has made `fd`: one look, and a store where the table did not know yet.

@@ -78,7 +78,7 @@ const timespec* from_milliseconds(int ms, timespec& room) {
 
 template <class Ours, class Libc>
 [[gnu::always_inline]] inline int ask_waiting(Ours ours, Libc libc) {
-    return ask([&] { return pthread_testcancel(), ours(); }, libc);
+    return ask([&] { return cancellable(ours); }, libc);
 }
 
 // The remaining time is written back, as Linux's select does even when it fails with EINTR.

@@ -149,8 +149,8 @@ u16 inet_prot_sock() {
     if (const u32 v = cached.load()) return static_cast<u16>(v - 1);
     u16 start = 1024; // PROT_SOCK
     const long fd =
-        raw_syscall(SYS_openat, AT_FDCWD,
-                    ptr_arg("/proc/sys/net/ipv4/ip_unprivileged_port_start"), O_RDONLY | O_CLOEXEC);
+        raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+                    O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
         char text[16] = {};
         if (raw_syscall(SYS_read, fd, ptr_arg(text), sizeof text - 1) > 0) {
@@ -371,8 +371,9 @@ int inet_accept(socket& sock, socket& newsock, int flags) {
 
 int inet_shutdown(socket& sock, int how) {
     // This should really check to make sure the socket is a TCP socket. (WHY AC...)
-    how++; // maps 0->1, 1->2, 2->3: has the advantage of making bit 1 rcvs, bit 2 snds
-    if ((how & ~SHUTDOWN_MASK) || !how) return -EINVAL; // MAXINT->0
+    // Maps 0->1, 1->2, 2->3: has the advantage of making bit 1 rcvs, bit 2 snds.
+    if (how < SHUT_RD || how > SHUT_RDWR) return -EINVAL;
+    how++;
     struct sock* found = socket_sk(sock);
     if (!found) return no_sock;
     struct sock& sk = *found;
@@ -420,8 +421,7 @@ int inet_getname(socket& sock, sockaddr_storage* out, int peer) {
     lock_sock(sk);
     int err = 0;
     if (peer) {
-        if (!inet_dport(sk) ||
-            ((sk_statef(sk) & (TCPF_CLOSE | TCPF_SYN_SENT)) && peer == 1)) {
+        if (!inet_dport(sk) || ((sk_statef(sk) & (TCPF_CLOSE | TCPF_SYN_SENT)) && peer == 1)) {
             err = -ENOTCONN;
         }
         addr.sin_port = inet_dport(sk);

@@ -32,6 +32,6 @@ int inet_autobind(sock& sk);
 u16 inet_prot_sock();
 // The child that inet_accept is waiting for will belong to this socket: inet_csk_accept writes it into
 // the child while the listener is locked, so that at no instant a connection belongs to nobody.
-extern thread_local handle<socket> inet_accepting;
+extern constinit thread_local handle<socket> inet_accepting;
 
 } // namespace sockshim

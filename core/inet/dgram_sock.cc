@@ -68,6 +68,14 @@ int dgram_recv(sock& sk, msghdr_iter& msg, int flags, dgram_taken& out) {
     return 0;
 }
 
+void dgram_ip_cmsgs(sock& sk, msghdr_iter& msg, const dgram_taken& taken) {
+    if (SOCKSHIM_LIKELY(!inet_sk(sk).cmsg_flags)) return;
+    const dgram_meta& m = taken.meta;
+    ip_cmsg_recv(
+        sk, msg,
+        {m.daddr, fib_compute_spec_dst(m.saddr, m.daddr), m.dport, m.ttl, m.tos, m.ifindex});
+}
+
 u32 dgram_poll(sock& sk) {
     u32 mask = 0;
     const u8 shutdown = sk.sk_shutdown.load();

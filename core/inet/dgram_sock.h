@@ -30,6 +30,8 @@ int dgram_wait(sock& sk, i64 deadline_us);
 // The receive half of recvmsg that all datagram sockets share: waits, takes, copies, sets MSG_TRUNC in
 // msg.flags, appends the socket-level control messages. `flags` are the call's. Returns 0 or -errno.
 int dgram_recv(sock& sk, msghdr_iter& msg, int flags, dgram_taken& out);
+// The IP-level control messages of a received datagram.
+void dgram_ip_cmsgs(sock& sk, msghdr_iter& msg, const dgram_taken& taken);
 // datagram_poll.
 u32 dgram_poll(sock& sk);
 // SIOCINQ and SIOCOUTQ; -ENOIOCTLCMD_SHIM for the rest.

@@ -92,29 +92,30 @@ void queue_error(sock& sk, const error_entry& e, const u8* payload, u32 len) {
 
 } // namespace
 
-void ip_icmp_error(sock& sk, int err, be32 daddr, u16 dport, be32 offender, u8 type, u8 code, u32 info,
-                   const u8* payload, u32 len) {
+void ip_icmp_error(sock& sk, int err, u16 dport, const sk_buff& icmp) {
+    const icmp_header& ih = icmp.icmp;
     error_entry e{};
     e.ee.ee_errno = static_cast<u32>(err);
     e.ee.ee_origin = SO_EE_ORIGIN_ICMP;
-    e.ee.ee_type = type;
-    e.ee.ee_code = code;
-    e.ee.ee_info = info;
-    e.offender = offender;
-    e.addr = daddr;
+    e.ee.ee_type = ih.type;
+    e.ee.ee_code = ih.code;
+    e.ee.ee_info = err == EMSGSIZE ? ih.info : 0;
+    e.offender = icmp.saddr;
+    e.addr = ih.orig_daddr;
+    e.local = icmp.daddr;
     e.port = dport;
     e.stamp_ns = now_ns();
-    queue_error(sk, e, payload, len);
+    queue_error(sk, e, icmp.data, icmp.len);
 }
 
-void ip_local_error(sock& sk, int err, be32 daddr, u16 dport, u32 info) {
+void ip_local_error(sock& sk, int err, be32 daddr, u32 info) {
     if (!inet_test(sk, INET_RECVERR)) return;
     error_entry e{};
     e.ee.ee_errno = static_cast<u32>(err);
     e.ee.ee_origin = SO_EE_ORIGIN_LOCAL;
     e.ee.ee_info = info;
     e.addr = daddr;
-    e.port = dport;
+    e.port = __builtin_bswap16(inet_dport(sk)); // the connected one, even for a sendto elsewhere
     e.stamp_ns = now_ns();
     queue_error(sk, e, nullptr, 0);
     // sock_queue_err_skb reports, which wakes pollers; sk_err stays as it is.
@@ -131,7 +132,8 @@ i64 ip_recv_error(sock& sk, msghdr_iter& msg) {
 
     const u32 copied = static_cast<u32>(min_of<u64>(msg.iter.count, e.len));
     msg.flags = copied < e.len ? MSG_TRUNC : 0;
-    if (copied && copy_to_iter(e.data, copied, msg.iter) != static_cast<i64>(copied)) return -EFAULT;
+    if (copied && copy_to_iter(e.data, copied, msg.iter) != static_cast<i64>(copied))
+        return -EFAULT;
     sock_recv_cmsgs(sk, msg, sk.sk_flags.load_relaxed() & SOCK_TIMESTAMP ? e.stamp_ns : 0, 0);
     if (msg.name) {
         sockaddr_in sin{};
@@ -150,7 +152,8 @@ i64 ip_recv_error(sock& sk, msghdr_iter& msg) {
         errhdr.offender.sin_family = AF_INET;
         errhdr.offender.sin_addr.s_addr = e.offender;
         if (inet_sk(sk).cmsg_flags) {
-            ip_cmsg_recv(sk, msg, e.offender, inet_sk(sk).inet_saddr, 0, 64, 0, 1, e.len);
+            // The ICMP message's own header: internetwork control, and no route's idea of a source.
+            ip_cmsg_recv(sk, msg, {e.local, 0, 0, 64, 0xc0, 1});
         }
     }
     put_cmsg(msg, SOL_IP, IP_RECVERR, sizeof errhdr, &errhdr);

@@ -11,7 +11,7 @@
 
 namespace sockshim {
 
-// Sixteen entries of 1 KiB in one extent, which comes with the first error. Guarded by `lock`; an entry
+// 64 entries of 1 KiB in one extent (Linux: as many as SO_RCVBUF admits, some 250), which comes with the first error. Guarded by `lock`; an entry
 // counts from the store of `count` on, so a holder who dies leaves at most an entry that nobody sees.
 struct error_queue {
     robust_lock lock;
@@ -22,17 +22,19 @@ struct error_queue {
 };
 SOCKSHIM_ARENA_TYPE(error_queue);
 
-inline constexpr u32 error_queue_entries = 16;
+inline constexpr u32 error_queue_entries = 64;
 
 struct error_entry {
     sock_extended_err ee;
     be32 offender; // 0: none
     be32 addr;     // whom the failed packet was for
+    be32 local;    // whom the ICMP message was for
     u16 port;      // host order
     u16 reserved;
     u32 len; // payload bytes below
+    u32 reserved2;
     i64 stamp_ns;
-    u8 data[1024 - 16 - 24];
+    u8 data[1024 - 16 - 32];
 };
 static_assert(sizeof(error_entry) == 1024);
 
@@ -48,11 +50,9 @@ void errqueue_destroy(error_queue& q);
 
 // Receives from the error queue: recvmsg with MSG_ERRQUEUE on any inet socket.
 i64 ip_recv_error(sock& sk, msghdr_iter& msg);
-// An ICMP error about a packet that `sk` sent to (daddr, dport). `payload`: what the ICMP message quoted of
-// it behind the transport header.
-void ip_icmp_error(sock& sk, int err, be32 daddr, u16 dport, be32 offender, u8 type, u8 code, u32 info,
-                   const u8* payload, u32 len);
-// An error found here, before the packet left (EMSGSIZE). Nothing without IP_RECVERR.
-void ip_local_error(sock& sk, int err, be32 daddr, u16 dport, u32 info);
+// An ICMP error about a packet that `sk` sent to port `dport`; `icmp` as icmp.h describes it.
+void ip_icmp_error(sock& sk, int err, u16 dport, const sk_buff& icmp);
+// An error found here, before the packet to `daddr` left (EMSGSIZE). Nothing without IP_RECVERR.
+void ip_local_error(sock& sk, int err, be32 daddr, u32 info);
 
 } // namespace sockshim

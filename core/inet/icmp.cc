@@ -18,22 +18,22 @@ struct icmp_err {
 };
 // RFC 1122, 3.2.2.1: the codes of "destination unreachable" and what Linux makes of them.
 constexpr icmp_err icmp_err_convert[] = {
-    {ENETUNREACH, false}, // ICMP_NET_UNREACH
+    {ENETUNREACH, false},  // ICMP_NET_UNREACH
     {EHOSTUNREACH, false}, // ICMP_HOST_UNREACH
-    {ENOPROTOOPT, true}, // ICMP_PROT_UNREACH
-    {ECONNREFUSED, true}, // ICMP_PORT_UNREACH
-    {EMSGSIZE, false}, // ICMP_FRAG_NEEDED
-    {EOPNOTSUPP, false}, // ICMP_SR_FAILED
-    {ENETUNREACH, true}, // ICMP_NET_UNKNOWN
-    {EHOSTDOWN, true}, // ICMP_HOST_UNKNOWN
-    {ENONET, true}, // ICMP_HOST_ISOLATED
-    {ENETUNREACH, true}, // ICMP_NET_ANO
-    {EHOSTUNREACH, true}, // ICMP_HOST_ANO
-    {ENETUNREACH, false}, // ICMP_NET_UNR_TOS
+    {ENOPROTOOPT, true},   // ICMP_PROT_UNREACH
+    {ECONNREFUSED, true},  // ICMP_PORT_UNREACH
+    {EMSGSIZE, false},     // ICMP_FRAG_NEEDED
+    {EOPNOTSUPP, false},   // ICMP_SR_FAILED
+    {ENETUNREACH, true},   // ICMP_NET_UNKNOWN
+    {EHOSTDOWN, true},     // ICMP_HOST_UNKNOWN
+    {ENONET, true},        // ICMP_HOST_ISOLATED
+    {ENETUNREACH, true},   // ICMP_NET_ANO
+    {EHOSTUNREACH, true},  // ICMP_HOST_ANO
+    {ENETUNREACH, false},  // ICMP_NET_UNR_TOS
     {EHOSTUNREACH, false}, // ICMP_HOST_UNR_TOS
-    {EHOSTUNREACH, true}, // ICMP_PKT_FILTERED
-    {EHOSTUNREACH, true}, // ICMP_PREC_VIOLATION
-    {EHOSTUNREACH, true}, // ICMP_PREC_CUTOFF
+    {EHOSTUNREACH, true},  // ICMP_PKT_FILTERED
+    {EHOSTUNREACH, true},  // ICMP_PREC_VIOLATION
+    {EHOSTUNREACH, true},  // ICMP_PREC_CUTOFF
 };
 
 // An error quotes as much of the packet as fits into 576 bytes (RFC 1812, 4.3.2.3), headers included.
@@ -89,7 +89,8 @@ void icmp_send(const sk_buff& about, u8 type, u8 code, u32 info) {
     skb.saddr = to == RTN_LOCAL ? about.daddr : 0;
     skb.daddr = about.saddr;
     skb.protocol = IPPROTO_ICMP;
-    skb.tos = static_cast<u8>((about.tos & 0x1e) | 0xc0); // internetwork control (RFC 1812, 4.3.2.5)
+    skb.tos =
+        static_cast<u8>((about.tos & 0x1e) | 0xc0); // internetwork control (RFC 1812, 4.3.2.5)
     icmp_header h{};
     h.type = type;
     h.code = code;

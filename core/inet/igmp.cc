@@ -5,6 +5,7 @@
 
 #include "core/base/crash_point.h"
 #include "core/inet/ip.h"
+#include "core/inet/loopback.h"
 #include "core/inet/route.h"
 #include "core/net/handover.h"
 
@@ -44,13 +45,16 @@ u32 source_count(const ip_mc_socklist& m) { return min_of<u32>(m.count, igmp_max
 } // namespace
 
 i32 ip_mc_find_dev(be32 address, i32 ifindex) {
+    if (ifindex == lo_ifindex || (!ifindex && ipv4_is_loopback(address))) return lo_ifindex;
     if (ifindex) {
-        if (ifindex == lo_ifindex) return lo_ifindex;
-        return network_hands_over() ? -EHANDOVER : 0;
+        char name[IFNAMSIZ];
+        if (!dev_name_of_index(ifindex, name)) return 0;
+    } else if (address && inet_addr_type(address) != RTN_LOCAL) {
+        return 0;
     }
-    if (ipv4_is_loopback(address)) return lo_ifindex;
-    if (network_hands_over()) return -EHANDOVER; // its own address, or the route to the group
-    return address == 0 || inet_addr_type(address) == RTN_LOCAL ? lo_ifindex : 0;
+    // An interface of the host's, or none named: the kernel's route to the group says.
+    if (network_hands_over()) return -EHANDOVER;
+    return ifindex ? 0 : lo_ifindex;
 }
 
 int ip_mc_join_group(sock& sk, be32 group, be32 address, i32 ifindex, u8 mode) {
@@ -154,6 +158,18 @@ bool ip_mc_sf_allow(const sock& sk, be32 group, be32 source, i32 ifindex) {
 }
 
 bool ip_mc_member(const sock& sk, be32 group) { return find(sk, group, lo_ifindex) != nullptr; }
+
+bool ip_mc_any_member(be32 group) {
+    for (u32 i = 0, n = cells_committed(REGION_SOCK); i < n; ++i) {
+        if (cell_word::state(cell_word_at(REGION_SOCK, i)) != CELL_LIVE) continue;
+        const sock* sk = slab_at<sock>(i);
+        if (sk && sk->__sk_common.skc_kind == SKC_KIND_SOCK && sk_family(*sk) == AF_INET &&
+            ip_mc_member(*sk, group)) {
+            return true;
+        }
+    }
+    return false;
+}
 
 void ip_mc_drop_socket(sock& sk) {
     extent_free(extent::from_raw(inet_sk(sk).mc_list));

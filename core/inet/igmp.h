@@ -13,7 +13,7 @@ inline constexpr u32 igmp_max_memberships = 20;
 inline constexpr u32 igmp_max_msf = 10;
 
 // Which interface a multicast option means: lo is 1. Positive: the index; 0: none such; -EHANDOVER: it
-// is one of the kernel's. `group` 0: the group does not matter.
+// is one of the kernel's.
 i32 ip_mc_find_dev(be32 address, i32 ifindex);
 
 // One membership; inet_sock.mc_list names an extent of these. Written under sk_lock; senders read it
@@ -36,12 +36,15 @@ int ip_mc_source(sock& sk, bool add, u8 omode, be32 group, be32 address, i32 ifi
 // The whole filter at once (IP_MSFILTER). `sources` is ours.
 int ip_mc_msfilter(sock& sk, be32 group, be32 address, i32 ifindex, u8 mode, const be32* sources,
                    u32 count);
-int ip_mc_msfget(sock& sk, be32 group, be32 address, i32 ifindex, u8& mode, be32* sources, u32& count);
+int ip_mc_msfget(sock& sk, be32 group, be32 address, i32 ifindex, u8& mode, be32* sources,
+                 u32& count);
 
 // Does `sk` want a multicast packet (group, source) that came by `ifindex`? (ip_mc_sf_allow)
 bool ip_mc_sf_allow(const sock& sk, be32 group, be32 source, i32 ifindex);
 // Has `sk` itself joined the group on lo?
 bool ip_mc_member(const sock& sk, be32 group);
+// Has anybody? Looks at every sock.
+bool ip_mc_any_member(be32 group);
 void ip_mc_drop_socket(sock& sk);
 void ip_mc_extents(const sock& sk, void (*visit)(extent, void*), void* arg);
 

@@ -3,8 +3,8 @@
 #include "core/inet/inet_connection_sock.h"
 
 #include <cerrno>
-#include <initializer_list>
 #include <fcntl.h>
+#include <initializer_list>
 
 #include "core/inet/af_inet.h"
 #include "core/inet/inet_hashtables.h"
@@ -64,8 +64,8 @@ void inet_csk_reqsk_queue_rebuild(sock& listener) {
                 ref = inet_csk(*slab_at<sock>(ref - 1)).icsk_accept_next;
             }
         }
-        u32& link = before ? inet_csk(*slab_at<sock>(before - 1)).icsk_accept_next
-                           : lst.icsk_accept_head;
+        u32& link =
+            before ? inet_csk(*slab_at<sock>(before - 1)).icsk_accept_next : lst.icsk_accept_head;
         ch.icsk_accept_next = link;
         link = i + 1;
         if (!ch.icsk_accept_next) lst.icsk_accept_tail = i + 1;

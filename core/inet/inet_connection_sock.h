@@ -12,7 +12,7 @@ struct inet_connection_sock {
     // Truth is each child's icsk_listener; rebuilt by icsk_accept_seq when the listener's lock died.
     u32 icsk_accept_head; // sock index + 1
     u32 icsk_accept_tail;
-    a32 icsk_qlen;        // requests not finished
+    a32 icsk_qlen; // requests not finished
     u32 icsk_accept_seq_next;
     // child's part
     handle<sock> icsk_listener; // null once accepted
@@ -21,16 +21,16 @@ struct inet_connection_sock {
 
     // Deadlines, monotonic microseconds; 0: not running. inet_csk_reset_xmit_timer and friends keep
     // sk.sk_timer_us at their minimum.
-    u64 icsk_timeout_us;      // what it means: icsk_pending
-    u64 icsk_delack_us;       // delayed ACK
-    u64 icsk_keepalive_us;    // keepalive, FIN_WAIT2, linger2
-    u8 icsk_pending;          // ICSK_TIME_*
+    u64 icsk_timeout_us;   // what it means: icsk_pending
+    u64 icsk_delack_us;    // delayed ACK
+    u64 icsk_keepalive_us; // keepalive, FIN_WAIT2, linger2
+    u8 icsk_pending;       // ICSK_TIME_*
     u8 icsk_retransmits;
     u8 icsk_backoff;
-    u8 icsk_syn_retries;      // 0: default
+    u8 icsk_syn_retries; // 0: default
     u8 icsk_probes_out;
-    u8 icsk_ca_state;         // TCP_CA_*
-    u8 icsk_ca_id;            // index into the congestion-control table
+    u8 icsk_ca_state; // TCP_CA_*
+    u8 icsk_ca_id;    // index into the congestion-control table
     u8 icsk_accept_defer_s;
     u32 icsk_rto_us;
     u32 icsk_rto_min_us;
@@ -89,9 +89,7 @@ struct request_sock {
 };
 SOCKSHIM_ARENA_TYPE(request_sock);
 static_assert(sizeof(request_sock) <= 128);
-template <> struct region_of<request_sock> {
-    static constexpr region_id value = REGION_REQUEST;
-};
+template <> struct region_of<request_sock> { static constexpr region_id value = REGION_REQUEST; };
 
 // What stays of a connection in TIME_WAIT or an orphaned FIN_WAIT2.
 struct inet_timewait_sock {

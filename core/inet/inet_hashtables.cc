@@ -102,7 +102,7 @@ enum table_id { EHASH, LHASH, BHASH };
 // One bucket of a table, locked and whole. Entries are checked as they are met: one that does not belong
 // here means that somebody scribbled or that a repair is due, and the chain is built anew.
 class chain {
-  public:
+public:
     chain(table_id table, u32 slot) : table_(table), slot_(slot), bucket_(pick(table, slot)) {
         if (SOCKSHIM_UNLIKELY(!bucket_.lock.lock())) rebuild();
     }
@@ -144,7 +144,7 @@ class chain {
         c.skc_hashed &= static_cast<u8>(~flag());
     }
 
-  private:
+private:
     static hash_bucket& pick(table_id table, u32 slot) {
         hash_area& area = *arena_hash_area();
         return table == EHASH   ? area.ehash[slot % ehash_buckets]
@@ -152,16 +152,13 @@ class chain {
                                 : area.bhash[slot % bhash_buckets];
     }
     u8 flag() const { return table_ == BHASH ? SKC_HASHED_BIND : SKC_HASHED_MAIN; }
-    u32 link(const sock_common& c) const {
-        return table_ == BHASH ? c.skc_bind_node : c.skc_node;
-    }
+    u32 link(const sock_common& c) const { return table_ == BHASH ? c.skc_bind_node : c.skc_node; }
 
     // Does the entry belong into this bucket?
     bool belongs(const sock_common& c, u8 kind) const {
         if (c.skc_kind != kind || c.skc_family != AF_INET || !(c.skc_hashed & flag())) return false;
         const bool listening = kind == SKC_KIND_SOCK && c.skc_state.load_relaxed() == TCP_LISTEN;
-        if (kind == SKC_KIND_SOCK &&
-            !inet_test(reinterpret_cast<const sock&>(c), INET_IS_ICSK)) {
+        if (kind == SKC_KIND_SOCK && !inet_test(reinterpret_cast<const sock&>(c), INET_IS_ICSK)) {
             return false; // a datagram sock: udp_hash.cc's
         }
         switch (table_) {
@@ -490,11 +487,9 @@ bool bind_conflict(const sock& sk, const sock_common& c2, bool relax, bool reuse
         return false;
     }
     const bool timewait = c2.skc_kind == SKC_KIND_TIMEWAIT;
-    const bool same_owner =
-        timewait || sk.sk_uid == reinterpret_cast<const sock&>(c2).sk_uid;
+    const bool same_owner = timewait || sk.sk_uid == reinterpret_cast<const sock&>(c2).sk_uid;
     if (c.skc_reuse && c2.skc_reuse && (timewait || c2.skc_state.load() != TCP_LISTEN)) {
-        return !relax ||
-               (!reuseport_ok && c.skc_reuseport && c2.skc_reuseport && same_owner);
+        return !relax || (!reuseport_ok && c.skc_reuseport && c2.skc_reuseport && same_owner);
     }
     return !reuseport_ok || !c.skc_reuseport || !c2.skc_reuseport || !same_owner;
 }

@@ -26,8 +26,8 @@ constexpr u8 lo_ifindex = 1;
 void ping_group_range(u32& low, u32& high) {
     low = 1;
     high = 0;
-    const long fd = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/proc/sys/net/ipv4/ping_group_range"),
-                                O_RDONLY | O_CLOEXEC);
+    const long fd = raw_syscall(
+        SYS_openat, AT_FDCWD, ptr_arg("/proc/sys/net/ipv4/ping_group_range"), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return;
     char text[64];
     const long n = raw_syscall(SYS_read, fd, ptr_arg(text), sizeof text);
@@ -67,7 +67,8 @@ int ping_init(sock&) {
 bool take_ident(sock& sk, u16 ident) {
     dgram_chain chain(PROT_PING, ident);
     for (sock* other = chain.first(); other; other = chain.next(*other)) {
-        if (other != &sk && !(other->__sk_common.skc_reuse && sk.__sk_common.skc_reuse)) return false;
+        if (other != &sk && !(other->__sk_common.skc_reuse && sk.__sk_common.skc_reuse))
+            return false;
     }
     inet_num(sk) = ident;
     inet_sk(sk).inet_sport = htons(ident);
@@ -203,10 +204,7 @@ i64 ping_recvmsg(sock& sk, msghdr_iter& msg) {
         std::memcpy(msg.name, &sin, sizeof sin);
         msg.namelen = sizeof sin;
     }
-    if (inet_sk(sk).cmsg_flags) {
-        ip_cmsg_recv(sk, msg, taken.meta.saddr, taken.meta.daddr, 0, taken.meta.ttl, taken.meta.tos,
-                     taken.meta.ifindex, taken.len);
-    }
+    dgram_ip_cmsgs(sk, msg, taken);
     return taken.copied;
 }
 
@@ -251,7 +249,7 @@ bool ping_rcv(const sk_buff& skb) {
     source.ours[0] = {header, sizeof header};
     source.ours[1] = {skb.data, skb.len};
     source.ours[2] = {skb.data2, skb.len2};
-    dgram_enqueue(*sk, dgram_sk(*sk).rx, meta, source);
+    dgram_enqueue(*sk, ping_sk(*sk).dgram.rx, meta, source);
     return true;
 }
 
@@ -269,8 +267,7 @@ void ping_err(const sk_buff& skb) {
         fatal = true;
     }
     if (inet_test(*sk, INET_RECVERR)) {
-        ip_icmp_error(*sk, err, ih.orig_daddr, 0, skb.saddr, ih.type, ih.code,
-                      err == EMSGSIZE ? ih.info : 0, skb.data, skb.len);
+        ip_icmp_error(*sk, err, 0, skb);
     } else if (!fatal || sk_state(*sk) != TCP_ESTABLISHED) {
         return;
     }

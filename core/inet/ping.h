@@ -11,6 +11,8 @@ struct ping_sock {
 SOCKSHIM_ARENA_TYPE(ping_sock);
 static_assert(sizeof(ping_sock) <= sock_cell_bytes);
 
+inline ping_sock& ping_sk(sock& sk) { return reinterpret_cast<ping_sock&>(sk); }
+
 extern const proto ping_prot;
 
 // An echo reply; true when a socket took it.

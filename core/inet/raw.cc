@@ -28,7 +28,8 @@ constexpr u32 batch = 32;
 // raw_v4_match.
 bool matches(const sock& sk, be32 raddr, be32 laddr) {
     const sock_common& c = sk.__sk_common;
-    return (!c.skc_daddr || c.skc_daddr == raddr) && (!c.skc_rcv_saddr || c.skc_rcv_saddr == laddr) &&
+    return (!c.skc_daddr || c.skc_daddr == raddr) &&
+           (!c.skc_rcv_saddr || c.skc_rcv_saddr == laddr) &&
            (!c.skc_bound_dev_if || c.skc_bound_dev_if == lo_ifindex);
 }
 
@@ -85,8 +86,7 @@ void raw_icmp_error(const sk_buff& skb) {
         if (!recverr && sk_state(*sk) != TCP_ESTABLISHED) continue;
         const bool hard = err == EMSGSIZE ? inet_sk(*sk).pmtudisc != IP_PMTUDISC_DONT : fatal;
         if (recverr) {
-            ip_icmp_error(*sk, err, ih.orig_daddr, 0, skb.saddr, ih.type, ih.code,
-                          err == EMSGSIZE ? ih.info : 0, skb.data, skb.len);
+            ip_icmp_error(*sk, err, 0, skb);
         }
         if (recverr || hard) sk_error_report(*sk, err);
     }
@@ -124,7 +124,8 @@ int raw_route(sock& sk, const ipcm_cookie& ipc, be32 daddr, raw_target& to) {
     if (ipv4_is_multicast(daddr)) {
         if (!oif) oif = inet.mc_index;
         if (!saddr) saddr = inet.mc_addr;
-        if (oif != lo_ifindex && !ipv4_is_loopback(saddr) && network_hands_over()) return -EHANDOVER;
+        if (oif != lo_ifindex && !ipv4_is_loopback(saddr) && network_hands_over())
+            return -EHANDOVER;
     } else if (!oif) {
         oif = inet.uc_index;
     }
@@ -147,7 +148,8 @@ bool complete_header(u8* data, u32 len, const raw_target& to) {
     if (len < wire::ipv4_min_header) return false;
     const u32 header = (data[0] & 15u) * 4;
     if (header > len) return false;
-    if (header < wire::ipv4_min_header) return true; // sent as it is, and dropped by whoever reads it
+    if (header < wire::ipv4_min_header)
+        return true; // sent as it is, and dropped by whoever reads it
     if (wire::get32(data + 12) == 0) wire::put32(data + 12, ntohl(to.saddr));
     wire::put16(data + 2, static_cast<u16>(len));
     wire::ipv4_update_checksum(data, header);
@@ -178,7 +180,7 @@ i64 raw_sendmsg(sock& sk, msghdr_iter& msg) {
     raw_target to{};
     if (const int err = raw_route(sk, ipc, daddr, to)) return err;
     if (len > IP_MAX_MTU - (hdrincl ? 0 : wire::ipv4_min_header)) {
-        ip_local_error(sk, EMSGSIZE, daddr, 0, IP_MAX_MTU);
+        ip_local_error(sk, EMSGSIZE, daddr, IP_MAX_MTU);
         return -EMSGSIZE;
     }
     if (const int err = sock_error(sk)) return err;
@@ -198,8 +200,8 @@ i64 raw_sendmsg(sock& sk, msghdr_iter& msg) {
         skb.ttl = to.ttl;
         skb.tos = to.tos;
         // What nobody could make sense of is sent, and lost: no error, as on a real wire.
-        const bool whole = hdrincl ? skb_parse(data, len, skb, true)
-                                   : skb_parse_transport(data, len, skb, true);
+        const bool whole =
+            hdrincl ? skb_parse(data, len, skb, true) : skb_parse_transport(data, len, skb, true);
         if (whole) err = for_the_kernel(skb) ? -EHANDOVER : ip_queue_xmit(&sk, skb);
     }
     extent_free(e);
@@ -226,10 +228,7 @@ i64 raw_recvmsg(sock& sk, msghdr_iter& msg) {
         std::memcpy(msg.name, &sin, sizeof sin);
         msg.namelen = sizeof sin;
     }
-    if (inet_sk(sk).cmsg_flags) {
-        ip_cmsg_recv(sk, msg, taken.meta.saddr, taken.meta.daddr, 0, taken.meta.ttl, taken.meta.tos,
-                     taken.meta.ifindex, taken.len);
-    }
+    dgram_ip_cmsgs(sk, msg, taken);
     return flags & MSG_TRUNC ? taken.len : taken.copied;
 }
 
@@ -271,7 +270,8 @@ int raw_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) 
     if (len < 0) return -EINVAL;
     const icmp_filter f{raw_sk(sk).filter};
     len = min_of<int>(len, sizeof f);
-    if (put_user(len, optlen) || copy_to_user(optval, &f, static_cast<std::size_t>(len))) return -EFAULT;
+    if (put_user(len, optlen) || copy_to_user(optval, &f, static_cast<std::size_t>(len)))
+        return -EFAULT;
     return 0;
 }
 

@@ -205,7 +205,8 @@ bool skb_parse(const u8* data, u32 n, sk_buff& skb, bool verify) {
     skb.ttl = ip.ttl;
     skb.tos = ip.tos;
     skb.ip_flags = (ip.frag & wire::ipv4_df) != 0;
-    return skb_parse_transport(data + ip.header_len, u32{ip.total_len} - ip.header_len, skb, verify);
+    return skb_parse_transport(data + ip.header_len, u32{ip.total_len} - ip.header_len, skb,
+                               verify);
 }
 
 } // namespace sockshim

@@ -24,7 +24,7 @@ inline bool dgram_bucket_empty(u8 prot_id, u32 key) {
 
 // A bucket locked, its chain whole.
 class dgram_chain {
-  public:
+public:
     explicit dgram_chain(u8 prot_id, u32 key);
     ~dgram_chain();
     dgram_chain(const dgram_chain&) = delete;
@@ -39,7 +39,7 @@ class dgram_chain {
     void touch();
     u32 word() const { return bucket_.head.load_relaxed(); }
 
-  private:
+private:
     sock* check(u32 link);
     void rebuild();
     hash_bucket& bucket_;

@@ -146,7 +146,9 @@ dgram_result claim_slot(sock& sk, dgram_queue& q, u32 units, proc_id owner, clai
         u64 tail = q.tail.load();
         const u32 pos = word_pos(tail);
         const auto is_full = [&](u64 reader) {
-            return pos - word_pos(reader) >= r.n || word_units(tail) - word_units(reader) > limit;
+            // __udp_enqueue_schedule_skb: an empty queue takes one datagram of any size.
+            const u32 charged = word_units(tail) - word_units(reader);
+            return pos - word_pos(reader) >= r.n || (charged && charged + units > limit);
         };
         if (SOCKSHIM_UNLIKELY(is_full(q.reader_seen.load_relaxed()))) {
             const u64 reader = q.reader.load();
@@ -399,8 +401,7 @@ int dgram_dequeue(dgram_queue& q, iov_iter& to, bool peek, i32 peek_off, dgram_t
         }
         // __skb_try_recv_from_queue: a peek offset passes over whole datagrams, and over an empty one
         // that has been peeked at already.
-        if (peek && peek_off >= 0 && offset >= len &&
-            (len || offset || (s.flags & DGRAM_PEEKED))) {
+        if (peek && peek_off >= 0 && offset >= len && (len || offset || (s.flags & DGRAM_PEEKED))) {
             offset -= len;
             from = pos + 1;
             continue;
@@ -411,7 +412,8 @@ int dgram_dequeue(dgram_queue& q, iov_iter& to, bool peek, i32 peek_off, dgram_t
         out.len = len;
         out.offset = peek ? min_of(offset, len) : 0;
         const u32 want = static_cast<u32>(min_of<u64>(to.count, len - out.offset));
-        const bool fault = want && copy_to_iter(data + out.offset, want, to) != static_cast<i64>(want);
+        const bool fault =
+            want && copy_to_iter(data + out.offset, want, to) != static_cast<i64>(want);
         out.copied = fault ? 0 : want;
         if (peek) {
             s.flags |= DGRAM_PEEKED;
@@ -486,7 +488,7 @@ void dgram_queue_extents(const dgram_queue& q, void (*visit)(extent, void*), voi
 
 bool dgram_test_claim(sock& sk, dgram_queue& q, proc_id owner) {
     claim c;
-    return claim_slot(sk, q, 3, owner, c) == dgram_result::queued;
+    return claim_slot(sk, q, dgram_truesize(0) / dgram_unit, owner, c) == dgram_result::queued;
 }
 
 } // namespace sockshim

@@ -29,8 +29,8 @@
 namespace sockshim {
 
 struct dgram_slot {
-    a64 word;  // lap:22 | units charged:10 | state:2 | owner, or the nonce when EMPTY:30
-    u64 ext;   // payload when DGRAM_EXT is set; else whatever an earlier lap left, stale by generation
+    a64 word; // lap:21 | units charged:11 | state:2 | owner, or the nonce when EMPTY:30
+    u64 ext; // payload when DGRAM_EXT is set; else whatever an earlier lap left, stale by generation
     i64 stamp_ns; // CLOCK_REALTIME, 0: nobody asked
     be32 saddr;
     be32 daddr;
@@ -41,7 +41,7 @@ struct dgram_slot {
     u8 ttl;
     u8 tos;
     u8 ifindex;
-    u8 flags; // DGRAM_*
+    u8 flags;     // DGRAM_*
     u16 gso_size; // UDP_GRO: the segments that the payload consists of, 0: it is one
     u8 data[80];
 };
@@ -55,15 +55,16 @@ inline constexpr u8 DGRAM_PEEKED = 2; // MSG_PEEK has seen it (Linux: skb->peeke
 enum dgram_slot_state : u32 { SLOT_EMPTY = 0, SLOT_CLAIMED = 1, SLOT_READY = 2, SLOT_SKIP = 3 };
 
 struct slot_word {
-    static constexpr u32 lap_bits = 22, unit_bits = 10, owner_bits = 30;
+    static constexpr u32 lap_bits = 21, unit_bits = 11, owner_bits = 30;
     static constexpr u32 lap_mask = (1u << lap_bits) - 1;
     static constexpr u32 unit_mask = (1u << unit_bits) - 1;
     static constexpr u32 owner_mask = (1u << owner_bits) - 1;
     static constexpr u64 make(u32 lap, u32 units, dgram_slot_state st, u32 owner) {
-        return (static_cast<u64>(lap & lap_mask) << 42) | (static_cast<u64>(units & unit_mask) << 32) |
-               (static_cast<u64>(st) << owner_bits) | (owner & owner_mask);
+        return (static_cast<u64>(lap & lap_mask) << 43) |
+               (static_cast<u64>(units & unit_mask) << 32) | (static_cast<u64>(st) << owner_bits) |
+               (owner & owner_mask);
     }
-    static constexpr u32 lap(u64 w) { return static_cast<u32>(w >> 42); }
+    static constexpr u32 lap(u64 w) { return static_cast<u32>(w >> 43); }
     static constexpr u32 units(u64 w) { return static_cast<u32>(w >> 32) & unit_mask; }
     static constexpr dgram_slot_state state(u64 w) {
         return static_cast<dgram_slot_state>((w >> owner_bits) & 3);
@@ -71,19 +72,23 @@ struct slot_word {
     static constexpr u32 owner(u64 w) { return static_cast<u32>(w) & owner_mask; }
 };
 
-// Charges are counted in units of 256 bytes, the grain of Linux's truesize.
-inline constexpr u32 dgram_unit = 256;
-// What Linux charges for a datagram of `len` bytes on lo: the sk_buff, and kmalloc's power of two over
-// head room, headers, payload and skb_shared_info; beyond 16 KiB the payload stands in page fragments.
+// Charges are counted in units of 64 bytes, the grain of Linux's truesize.
+inline constexpr u32 dgram_unit = 64;
+// What Linux 6.18 charges for a datagram of `len` bytes on lo: the sk_buff, and its head: room for the
+// headers, payload and skb_shared_info in the small-head cache or in kmalloc's power of two; beyond 16 KiB the
+// payload stands in page fragments.
 constexpr u32 dgram_truesize(u32 len) {
-    constexpr u32 sk_buff_bytes = 256, shared_info = 320, headers = 64;
+    constexpr u32 sk_buff_bytes = 256, shared_info = 320, headers = 59, small_head = 576;
     const u32 linear = ((len + headers + 63) & ~63u) + shared_info;
-    if (linear > 16384) return sk_buff_bytes + 512 + ((len + 255) & ~255u);
-    u32 size = 512;
+    if (linear <= small_head) return sk_buff_bytes + small_head;
+    if (len + headers > 16384 - shared_info)
+        return sk_buff_bytes + small_head + ((len + 63) & ~63u);
+    u32 size = 1024;
     while (size < linear) size *= 2;
     return sk_buff_bytes + size;
 }
-static_assert(dgram_truesize(64) == 768 && dgram_truesize(1472) == 2304);
+static_assert(dgram_truesize(64) == 832 && dgram_truesize(500) == 1280 &&
+              dgram_truesize(1472) == 2304);
 static_assert(dgram_truesize(65535) / dgram_unit <= slot_word::unit_mask);
 
 // Lives inside a datagram socket. A zeroed one is an empty queue without a ring.

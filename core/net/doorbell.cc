@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "core/arena/arena.h"
+#include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/futex.h"
 
@@ -125,10 +126,7 @@ void own_pool() {
 
 handle<waiter> new_cell() {
     const handle<waiter> h = slab_alloc<waiter>();
-    if (waiter* w = slab_get(h)) {
-        w->state.store(WAITER_AWAKE);
-        w->belled.store(0);
-    }
+    if (waiter* w = slab_get(h)) w->state.store(WAITER_AWAKE);
     return h;
 }
 
@@ -160,11 +158,7 @@ int waiter_ref::acquire(bool bell) {
         release();
         return -ENOMEM;
     }
-    if (!bell) return 0;
-    const int fd = bell_fd();
-    if (fd >= 0) return 0;
-    release();
-    return fd;
+    return 0;
 }
 
 void waiter_ref::release() {
@@ -172,7 +166,6 @@ void waiter_ref::release() {
     if (pool_index_ >= 0) {
         pool[pool_index_].busy.store(0);
     } else if (waiter_) {
-        waiter_->belled.store(0);
         internal_fd_close(own_bell_);
         slab_free(handle_);
     }
@@ -187,7 +180,6 @@ int waiter_ref::bell_fd() {
     const long fd = open_sleeping_end(handle_.index);
     if (fd < 0) return static_cast<int>(fd);
     internal_fd_adopt(*bell_, static_cast<int>(fd));
-    waiter_->belled.store(1);
     return static_cast<int>(bell_->number_plus_1.load()) - 1;
 }
 
@@ -223,27 +215,43 @@ handle<wait_entry> waiter_link(handle<waiter> who, u8 kind, u64 source, u32 even
     return there ? h : handle<wait_entry>{};
 }
 
-void waiter_ring(handle<waiter> h) {
-    waiter* w = slab_get(h);
-    if (!w || w->state.load() == WAITER_AWAKE) return;
-    // The word moves first: one who is between his last look and his sleep does not fall asleep.
-    w->seq.fetch_add(1);
-    switch (w->state.exchange(WAITER_AWAKE)) {
-    case WAITER_FUTEX: futex_wake(w->seq, 1 << 30); break;
-    case WAITER_BELL: ring_bell(h.index); break;
-    default: break;
+bool waiter_asleep(handle<waiter> h) {
+    const waiter* w = slab_get(h);
+    const u32 state = w ? w->state.load() : WAITER_AWAKE;
+    return state == WAITER_FUTEX || state == WAITER_BELL;
+}
+
+namespace {
+
+// The word moves first: a sleeper between his last look and the system call does not fall asleep.
+void ring(waiter& w, u32 index, u32 state) {
+    SOCKSHIM_CRASH_POINT();
+    if (state == WAITER_BELL || state == WAITER_BELL_RUNG) {
+        ring_bell(index);
+    } else {
+        w.seq.fetch_add(1);
+        futex_wake(w.seq, 1 << 30);
     }
+}
+
+} // namespace
+
+void waiter_ring(handle<waiter> h) {
+    waiter* const w = slab_get(h);
+    if (!w) return;
+    u32 state = w->state.load();
+    if (state != WAITER_FUTEX && state != WAITER_BELL) return;
+    const u32 rung = state == WAITER_FUTEX ? WAITER_FUTEX_RUNG : WAITER_BELL_RUNG;
+    // One who went back to sleep meanwhile has looked meanwhile.
+    if (w->state.cas(state, rung)) ring(*w, h.index, rung);
 }
 
 void waiters_wake_all() {
     const u32 committed = cells_committed(REGION_WAITER);
     for (u32 i = 0; i < committed; ++i) {
         if (cell_word::state(cell_word_at(REGION_WAITER, i)) == CELL_FREE) continue;
-        waiter* w = slab_at<waiter>(i);
-        w->seq.fetch_add(1);
-        w->state.store(WAITER_AWAKE);
-        futex_wake(w->seq, 1 << 30);
-        if (w->belled.load()) ring_bell(i);
+        waiter* const w = slab_at<waiter>(i);
+        if (const u32 state = w->state.load(); state != WAITER_AWAKE) ring(*w, i, state);
     }
 }
 

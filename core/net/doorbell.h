@@ -15,12 +15,19 @@
 
 namespace sockshim {
 
-enum waiter_state : u32 { WAITER_AWAKE, WAITER_FUTEX, WAITER_BELL };
+// Who rings says so before he does, and the sleeper himself says when he is awake: a ring that died
+// between the two is seen and made good.
+enum waiter_state : u32 {
+    WAITER_AWAKE,
+    WAITER_FUTEX,
+    WAITER_BELL,
+    WAITER_FUTEX_RUNG,
+    WAITER_BELL_RUNG,
+};
 
 struct waiter {
     a32 seq;   // futex word; moves with every ring
     a32 state; // waiter_state
-    a32 belled; // has its FIFO open: what woke it last may have been lost with its sender
 };
 SOCKSHIM_ARENA_TYPE(waiter);
 static_assert(sizeof(waiter) <= region_shapes[REGION_WAITER].cell_bytes);
@@ -36,7 +43,7 @@ class waiter_ref {
     waiter_ref(const waiter_ref&) = delete;
     waiter_ref& operator=(const waiter_ref&) = delete;
 
-    // 0 or -ENOMEM. With `bell`, one whose doorbell can be opened, else its errno.
+    // 0 or -ENOMEM. `bell`: one whose doorbell is open already, if there is any.
     int acquire(bool bell);
     void release();
     explicit operator bool() const { return static_cast<bool>(handle_); }
@@ -60,8 +67,9 @@ class waiter_ref {
 // `events` comes. Look at the source after that. Null: the arena is full, or the source is no more.
 // Undone by wait_entry_remove.
 handle<wait_entry> waiter_link(handle<waiter> who, u8 kind, u64 source, u32 events);
-// Wakes the waiter's thread if it sleeps. Any process.
+// Wakes the waiter's thread if it sleeps and nobody else is at it. Any process.
 void waiter_ring(handle<waiter> h);
+bool waiter_asleep(handle<waiter> h);
 // After a process's death: wakes every sleeper, since a ring may have died on its way.
 void waiters_wake_all();
 // Where FIFOs are made when the arena has no directory of its own (unit tests).

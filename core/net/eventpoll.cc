@@ -119,6 +119,17 @@ bool holds(eventpoll& ep, proc_id who) {
     return visit_holders(ep, [who](a32& id) { return id.load() == who; });
 }
 
+// Beside a proc_id: held for the child that this process is about to have.
+constexpr u32 for_child = 1u << 30;
+
+bool rename_holder(eventpoll& ep, u32 from, u32 to) {
+    return visit_holders(ep, [=](a32& id) {
+        if (id.load() != from) return false;
+        id.store(to);
+        return true;
+    });
+}
+
 bool take_free_holder(eventpoll& ep, proc_id who) {
     return visit_holders(ep, [who](a32& id) {
         if (id.load()) return false;
@@ -128,8 +139,8 @@ bool take_free_holder(eventpoll& ep, proc_id who) {
 }
 
 // False: the arena is full.
-bool add_holder(eventpoll& ep, proc_id who) {
-    if (holds(ep, who) || take_free_holder(ep, who)) return true;
+bool add_holder(eventpoll& ep, u32 who) {
+    if (take_free_holder(ep, who)) return true;
     const holder_array old = more_holders(ep);
     const u32 bytes = old.count ? old.count * 4 * 4 : 1024;
     const extent e = extent_alloc(bytes);
@@ -147,11 +158,13 @@ bool add_holder(eventpoll& ep, proc_id who) {
     return take_free_holder(ep, who);
 }
 
-// True when nobody is left.
-bool drop_holder(eventpoll& ep, proc_id who) {
+// True when nobody is left. `dead`: what it held for children too, for one that lives has its own name by
+// now.
+bool drop_holder(eventpoll& ep, proc_id who, bool dead) {
     bool others = false;
     visit_holders(ep, [&](a32& id) {
-        if (id.load() == who) id.store(0);
+        const u32 held = id.load();
+        if (held == who || (dead && held == (who | for_child))) id.store(0);
         others |= id.load() != 0;
         return false;
     });
@@ -368,24 +381,48 @@ void eventpoll_put(u32 index, proc_id holder) {
     eventpoll* const ep = slab_get(set);
     if (!ep) return;
     ep_lock(*ep);
-    const bool last = slab_get(set) == ep && drop_holder(*ep, holder);
+    const bool last = slab_get(set) == ep && drop_holder(*ep, holder, false);
     ep->lock.unlock();
     if (!last) return;
     release_source(ep->wq);
     destroy(set);
 }
 
-void eventpoll_forked(proc_id parent, proc_id child) {
+namespace {
+
+template <class Visit> void for_each_set_held_by(proc_id who, Visit visit) {
     const u32 committed = cells_committed(REGION_EVENTPOLL);
     for (u32 i = 0; i < committed; ++i) {
         const handle<eventpoll> set = slab_handle_at<eventpoll>(i);
         eventpoll* const ep = slab_get(set);
         if (!ep) continue;
         ep_lock(*ep);
-        // With the arena full the child is no holder: it loses our half when its parent lets go.
-        if (slab_get(set) == ep && holds(*ep, parent)) static_cast<void>(add_holder(*ep, child));
+        if (slab_get(set) == ep && holds(*ep, who)) visit(*ep);
         ep->lock.unlock();
     }
+}
+
+} // namespace
+
+// With the arena full the child will be no holder: it loses our half when its parent lets go.
+void eventpoll_fork_begins() {
+    for_each_set_held_by(self_proc, [](eventpoll& ep) {
+        static_cast<void>(add_holder(ep, self_proc | for_child));
+    });
+}
+
+void eventpoll_fork_failed() {
+    for_each_set_held_by(self_proc,
+                         [](eventpoll& ep) { rename_holder(ep, self_proc | for_child, 0); });
+}
+
+void eventpoll_forked(proc_id parent, proc_id child) {
+    for_each_set_held_by(parent | for_child, [=](eventpoll& ep) {
+        rename_holder(ep, parent | for_child, child);
+    });
+    for_each_set_held_by(parent, [=](eventpoll& ep) {
+        if (!holds(ep, child)) static_cast<void>(add_holder(ep, child));
+    });
 }
 
 void eventpoll_process_died(proc_id dead) {
@@ -401,7 +438,7 @@ void eventpoll_process_died(proc_id dead) {
         if (!ep) continue;
         ep_lock(*ep);
         const bool here = slab_get(set) == ep;
-        const bool last = here && drop_holder(*ep, dead);
+        const bool last = here && drop_holder(*ep, dead, true);
         if (here && !last) {
             ep->looking.store(0);
             ep_mark_all(*ep);

@@ -62,7 +62,11 @@ template <> struct region_of<eventpoll> {
 handle<eventpoll> eventpoll_create();
 // Process `holder` has closed its last descriptor of the set; the last holder's put frees it.
 void eventpoll_put(u32 index, proc_id holder);
-// In a child after fork: it holds what its parent holds.
+// In a child after fork: it holds what its parent holds. What the parent holds when it calls
+// eventpoll_fork_begins just before the fork cannot go away before the child has got to this; a fork
+// that failed is taken back.
+void eventpoll_fork_begins();
+void eventpoll_fork_failed();
 void eventpoll_forked(proc_id parent, proc_id child);
 // `dead` died: drops its holds, removes what it left linked or half removed, and wakes everybody in the
 // network who may have been waiting for a wake that died with it. Idempotent.

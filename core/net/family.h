@@ -6,7 +6,7 @@
 
 namespace sockshim {
 
-inline constexpr int NPROTO = 46; // AF_MAX of the kernels that this mirrors
+inline constexpr int NPROTO = 46;   // AF_MAX of the kernels that this mirrors
 inline constexpr int SOCK_MAX = 11; // SOCK_PACKET + 1
 
 struct net_proto_family {

@@ -49,7 +49,9 @@ void sockshim_sk_free(sock* sk) { sk_free(*sk); }
 void sockshim_sock_init_data(sockshim::socket* s, sock* sk) { sock_init_data(s, *sk); }
 sock* sockshim_sock_get(unsigned long raw) { return slab_get(sock_of(raw)); }
 unsigned long sockshim_sock_handle(const sock* sk) { return sk_handle(*sk).raw(); }
-sockshim::socket* sockshim_socket_get(unsigned long raw) { return slab_get(handle<sockshim::socket>::from_raw(raw)); }
+sockshim::socket* sockshim_socket_get(unsigned long raw) {
+    return slab_get(handle<sockshim::socket>::from_raw(raw));
+}
 unsigned long sockshim_socket_handle(const sockshim::socket* s) { return socket_handle(*s).raw(); }
 void sockshim_socket_publish(sockshim::socket* s) { slab_publish(socket_handle(*s)); }
 void sockshim_sock_graft(sock* sk, sockshim::socket* parent) { sock_graft(*sk, *parent); }

@@ -25,7 +25,7 @@ bool net_rx_pending();
 void net_rx_fork_child();
 
 // How many sock locks this thread holds (sock.cc keeps it).
-extern thread_local u32 sock_locks_held;
+extern constinit thread_local u32 sock_locks_held;
 
 struct skb_cell;
 template <class T> struct handle;

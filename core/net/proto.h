@@ -17,7 +17,7 @@ struct proto_ops {
     int (*bind)(socket&, const sockaddr*, u32 len);
     int (*connect)(socket&, const sockaddr*, u32 len, int flags); // flags: O_NONBLOCK
     int (*socketpair)(socket&, socket&);
-    int (*accept)(socket&, socket& newsock, int flags); // flags: O_NONBLOCK
+    int (*accept)(socket&, socket& newsock, int flags);   // flags: O_NONBLOCK
     int (*getname)(socket&, sockaddr_storage*, int peer); // returns the address's length
     u32 (*poll)(socket&);
     int (*ioctl)(socket&, unsigned cmd, unsigned long arg);
@@ -76,8 +76,8 @@ inline constexpr u32 max_ops = 256;
 inline constexpr u8 PROT_TCP = 1, PROT_UDP = 2, PROT_RAW = 3, PROT_PING = 4, PROT_MODULE_FIRST = 8;
 inline constexpr u8 OPS_INET_STREAM = 1, OPS_INET_DGRAM = 2, OPS_INET_RAW = 3, OPS_MODULE_FIRST = 8;
 
-const proto& prot_of(u8 prot_id);     // unknown ids get proto_none, whose slots refuse
-const proto_ops& ops_of(u8 ops_id);   // likewise ops_none
+const proto& prot_of(u8 prot_id);   // unknown ids get proto_none, whose slots refuse
+const proto_ops& ops_of(u8 ops_id); // likewise ops_none
 u8 prot_id_of(const proto& p);
 u8 ops_id_of(const proto_ops& o);
 // False when another table has the id already (the built-in ones cannot be replaced), or when a proto_ops
@@ -88,22 +88,22 @@ bool register_ops(u8 id, const proto_ops& o);
 u8 module_table_id(const char* name);
 bool proto_ops_complete(const proto_ops& o);
 
-int sock_no_bind(socket&, const sockaddr*, u32);                   // -EOPNOTSUPP
-int sock_no_connect(socket&, const sockaddr*, u32, int);           // -EOPNOTSUPP
-int sock_no_socketpair(socket&, socket&);                          // -EOPNOTSUPP
-int sock_no_accept(socket&, socket&, int);                         // -EOPNOTSUPP
-int sock_no_getname(socket&, sockaddr_storage*, int);              // -EOPNOTSUPP
-u32 sock_no_poll(socket&);                                         // 0
-int sock_no_ioctl(socket&, unsigned, unsigned long);               // -ENOTTY
-int sock_no_listen(socket&, int);                                  // -EOPNOTSUPP
-int sock_no_shutdown(socket&, int);                                // -EOPNOTSUPP
-int sock_no_setsockopt(socket&, int, int, const void*, u32);       // -EOPNOTSUPP
-int sock_no_getsockopt(socket&, int, int, void*, u32*);            // -EOPNOTSUPP
-i64 sock_no_sendmsg(socket&, msghdr_iter&);                        // -EOPNOTSUPP
-i64 sock_no_recvmsg(socket&, msghdr_iter&);                        // -EOPNOTSUPP
-int sock_no_mmap(socket&);                                         // -ENODEV
-i64 sock_no_splice_read(socket&, int, u64, unsigned);              // -EINVAL
-int sock_no_set_peek_off(sock&, int);                              // -EOPNOTSUPP
-i64 sock_no_peek_len(socket&);                                     // -EOPNOTSUPP
+int sock_no_bind(socket&, const sockaddr*, u32);             // -EOPNOTSUPP
+int sock_no_connect(socket&, const sockaddr*, u32, int);     // -EOPNOTSUPP
+int sock_no_socketpair(socket&, socket&);                    // -EOPNOTSUPP
+int sock_no_accept(socket&, socket&, int);                   // -EOPNOTSUPP
+int sock_no_getname(socket&, sockaddr_storage*, int);        // -EOPNOTSUPP
+u32 sock_no_poll(socket&);                                   // 0
+int sock_no_ioctl(socket&, unsigned, unsigned long);         // -ENOTTY
+int sock_no_listen(socket&, int);                            // -EOPNOTSUPP
+int sock_no_shutdown(socket&, int);                          // -EOPNOTSUPP
+int sock_no_setsockopt(socket&, int, int, const void*, u32); // -EOPNOTSUPP
+int sock_no_getsockopt(socket&, int, int, void*, u32*);      // -EOPNOTSUPP
+i64 sock_no_sendmsg(socket&, msghdr_iter&);                  // -EOPNOTSUPP
+i64 sock_no_recvmsg(socket&, msghdr_iter&);                  // -EOPNOTSUPP
+int sock_no_mmap(socket&);                                   // -ENODEV
+i64 sock_no_splice_read(socket&, int, u64, unsigned);        // -EINVAL
+int sock_no_set_peek_off(sock&, int);                        // -EOPNOTSUPP
+i64 sock_no_peek_len(socket&);                               // -EOPNOTSUPP
 
 } // namespace sockshim

@@ -31,8 +31,8 @@ enum deny_call : u8 {
     DENY_CALLS,
 };
 constexpr const char* deny_names[DENY_CALLS] = {
-    "socket",   "post_create", "socketpair",  "bind",        "connect",    "listen",     "accept",
-    "sendmsg",  "recvmsg",     "getsockname", "getpeername", "getsockopt", "setsockopt", "shutdown"};
+    "socket",  "post_create", "socketpair",  "bind",        "connect",    "listen",     "accept",
+    "sendmsg", "recvmsg",     "getsockname", "getpeername", "getsockopt", "setsockopt", "shutdown"};
 
 constinit int denied[DENY_CALLS]{};
 

@@ -26,9 +26,7 @@ struct skb_cell {
 SOCKSHIM_ARENA_TYPE(skb_cell);
 static_assert(sizeof(skb_cell) == 256);
 static_assert(offsetof(sk_buff, data) <= sizeof(skb_cell::head));
-template <> struct region_of<skb_cell> {
-    static constexpr region_id value = REGION_SKB;
-};
+template <> struct region_of<skb_cell> { static constexpr region_id value = REGION_SKB; };
 
 // A list's link: the cell's index + 1 and the low bits of its generation, so that a list that names a
 // freed cell ends there instead of running on into its next user's list. 0: end.

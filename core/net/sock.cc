@@ -116,8 +116,8 @@ bool sk_is_abandoned(const sock& sk) {
 // one that cannot tell ends a stream and lets datagram sockets go on.
 void sk_repair(sock& sk) {
     const proto& prot = sk_prot(sk);
-    const bool listening = sk_family(sk) == AF_INET && inet_test(sk, INET_IS_ICSK) &&
-                           sk_state(sk) == TCP_LISTEN;
+    const bool listening =
+        sk_family(sk) == AF_INET && inet_test(sk, INET_IS_ICSK) && sk_state(sk) == TCP_LISTEN;
     // A listener is everybody's: what died in it was one handshake.
     if (listening) inet_csk_reqsk_queue_rebuild(sk);
     if (prot.repair) return prot.repair(sk);

@@ -63,7 +63,7 @@ enum sock_flags : u32 {
     SOCK_DBG = 1u << 8,
     SOCK_LOCALROUTE = 1u << 9,
     SOCK_RXQ_OVFL = 1u << 10,
-    SOCK_FUSE_OFF = 1u << 11, // this sock stays on the packet path
+    SOCK_FUSE_OFF = 1u << 11,   // this sock stays on the packet path
     SOCK_TSTAMP_NEW = 1u << 12, // 64-bit layouts of the SO_TIMESTAMP* messages
     SOCK_ZEROCOPY = 1u << 13,
     SOCK_TXTIME = 1u << 14,
@@ -141,9 +141,7 @@ struct sock {
     i32 sk_txtime_clockid;
 };
 SOCKSHIM_ARENA_TYPE(sock);
-template <> struct region_of<sock> {
-    static constexpr region_id value = REGION_SOCK;
-};
+template <> struct region_of<sock> { static constexpr region_id value = REGION_SOCK; };
 
 inline u8 sk_state(const sock& sk) { return sk.__sk_common.skc_state.load(); }
 inline u16 sk_family(const sock& sk) { return sk.__sk_common.skc_family; }

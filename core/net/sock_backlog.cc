@@ -131,7 +131,8 @@ void sk_backlog_drain(sock& sk) {
             oldest = cell->next.load_relaxed();
             sk_buff skb;
             // A packet for the cell's former sock is not this one's.
-            if (cell->sk == self && prot.backlog_rcv && skb_cell_view(h, skb)) prot.backlog_rcv(sk, skb);
+            if (cell->sk == self && prot.backlog_rcv && skb_cell_view(h, skb))
+                prot.backlog_rcv(sk, skb);
             skb_cell_free(h);
         }
     }

@@ -20,7 +20,8 @@ inline constexpr u32 SOCKF_ASYNC = 1u << 1;    // O_ASYNC
 inline constexpr u32 SOCKF_SHARED = 1u << 2;   // other processes may hold it: its carrier is locked
 inline constexpr u32 SOCKF_NOSPACE = 1u << 3;
 inline constexpr u32 SOCKF_PASSCRED = 1u << 4;
-inline constexpr u32 SOCKF_HANDED_OVER = 1u << 5; // became the kernel's; this cell waits to be freed
+inline constexpr u32 SOCKF_HANDED_OVER = 1u
+                                         << 5; // became the kernel's; this cell waits to be freed
 
 struct socket {
     a8 state; // socket_state
@@ -37,9 +38,7 @@ struct socket {
 };
 SOCKSHIM_ARENA_TYPE(socket);
 static_assert(sizeof(socket) <= 128);
-template <> struct region_of<socket> {
-    static constexpr region_id value = REGION_SOCKET;
-};
+template <> struct region_of<socket> { static constexpr region_id value = REGION_SOCKET; };
 
 handle<socket> socket_handle(const socket& sock);
 inline sock* socket_sk(const socket& sock) { return slab_get(sock.sk); }
@@ -70,6 +69,6 @@ int __sock_create(int family, int type, int protocol, socket** res);
 void sock_release(socket& sock);
 // Linux's PF_EXITING: this thread closes for a process that is going or gone (exit, the reaper), and does
 // not linger.
-extern thread_local bool current_exiting;
+extern constinit thread_local bool current_exiting;
 
 } // namespace sockshim

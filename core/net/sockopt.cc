@@ -105,8 +105,18 @@ int kernel_version() {
 
 constexpr u8 SOCK_BUF_LOCK_BITS = SOCK_SNDBUF_LOCK | SOCK_RCVBUF_LOCK;
 
-// Linux keeps timeouts in jiffies, and rounds up to the next one. 4 ms: CONFIG_HZ=250, Debian's.
-constexpr i64 jiffy_us = 4000;
+// Linux keeps timeouts in jiffies, and rounds up to the next one: 4 ms with Debian's CONFIG_HZ=250. The
+// coarse clocks tick with them.
+i64 jiffy_us() {
+    static constinit a32 cache{};
+    if (const u32 v = cache.load()) return v;
+    timespec res{};
+    raw_syscall(SYS_clock_getres, CLOCK_MONOTONIC_COARSE, ptr_arg(&res));
+    const bool sane = res.tv_sec == 0 && res.tv_nsec >= 1000000 && res.tv_nsec <= 10000000;
+    const u32 us = sane ? static_cast<u32>(res.tv_nsec / 1000) : 4000;
+    cache.store(us);
+    return us;
+}
 
 // sock_set_timeout. Both layouts of timeval are two 64-bit words here.
 int set_timeout(i64& timeo_us, const void* optval, u32 optlen) {
@@ -124,7 +134,8 @@ int set_timeout(i64& timeo_us, const void* optval, u32 optlen) {
     timeo_us = MAX_SCHEDULE_TIMEOUT;
     if (tv.tv_sec == 0 && tv.tv_usec == 0) return 0;
     if (tv.tv_sec < LONG_MAX / 1000000 - 1) {
-        timeo_us = tv.tv_sec * 1000000 + (tv.tv_usec + jiffy_us - 1) / jiffy_us * jiffy_us;
+        const i64 tick = jiffy_us();
+        timeo_us = tv.tv_sec * 1000000 + (tv.tv_usec + tick - 1) / tick * tick;
     }
     return 0;
 }
@@ -220,8 +231,8 @@ void set_sndbuf(sock& sk, int val) {
 }
 
 // The options that need no lock. `*taken`: the option was one of them.
-int set_unlocked(socket& sock, struct sock& sk, int optname, int val, const void* optval, u32 optlen,
-                 bool* taken) {
+int set_unlocked(socket& sock, struct sock& sk, int optname, int val, const void* optval,
+                 u32 optlen, bool* taken) {
     *taken = true;
     switch (optname) {
     case SO_PRIORITY:
@@ -280,16 +291,17 @@ int set_locked(sock& sk, int optname, int val, const void* optval, u32 optlen) {
     case SO_SNDBUF:
         // Don't error on this: BSD doesn't, and if you think about it this is right. Otherwise apps have
         // to play 'guess the biggest size' games. RCVBUF/SNDBUF are treated in BSD as hints.
-        set_sndbuf(sk, static_cast<int>(min_of(static_cast<u32>(val),
-                                               static_cast<u32>(sysctl_wmem_max()))));
+        set_sndbuf(sk, static_cast<int>(
+                           min_of(static_cast<u32>(val), static_cast<u32>(sysctl_wmem_max()))));
         return 0;
     case SO_SNDBUFFORCE:
         if (!net_capable(CAP_NET_ADMIN)) return -EPERM;
-        set_sndbuf(sk, max_of(val, 0)); // no negative values (to prevent underflow, as val is doubled)
+        set_sndbuf(sk,
+                   max_of(val, 0)); // no negative values (to prevent underflow, as val is doubled)
         return 0;
     case SO_RCVBUF:
-        set_rcvbuf(sk, static_cast<int>(min_of(static_cast<u32>(val),
-                                               static_cast<u32>(sysctl_rmem_max()))));
+        set_rcvbuf(sk, static_cast<int>(
+                           min_of(static_cast<u32>(val), static_cast<u32>(sysctl_rmem_max()))));
         return 0;
     case SO_RCVBUFFORCE:
         if (!net_capable(CAP_NET_ADMIN)) return -EPERM;

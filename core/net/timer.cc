@@ -7,11 +7,9 @@
 #include "core/net/timer.h"
 
 #include <cerrno>
-#include <csignal>
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -22,6 +20,7 @@
 #include "core/inet/inet_connection_sock.h"
 #include "core/net/proto.h"
 #include "core/net/reaper.h"
+#include "core/sync/background.h"
 
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE 2
@@ -270,22 +269,21 @@ void on_duty(int bell) {
     }
 }
 
-void* thread_main(void*) {
+void thread_main() {
     // Only now is the table this thread's own; until here it was the program's.
-    if (raw_syscall(SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE) < 0) return nullptr;
+    if (raw_syscall(SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE) < 0) return;
     raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
     const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(arena_directory()),
                                  O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     const long lock_fd =
         raw_syscall(SYS_openat, dir, ptr_arg("duty"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (lock_fd < 0) return nullptr;
+    if (lock_fd < 0) return;
     struct flock lock{};
     lock.l_type = F_WRLCK;
     while (raw_syscall(SYS_fcntl, lock_fd, F_SETLKW, ptr_arg(&lock)) < 0) {}
     raw_syscall(SYS_mknodat, dir, ptr_arg(bell_name), S_IFIFO | 0600, 0);
     const long bell = raw_syscall(SYS_openat, dir, ptr_arg(bell_name), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
     on_duty(static_cast<int>(bell));
-    return nullptr;
 }
 
 void ring_bell() {
@@ -306,17 +304,7 @@ void timer_thread_start() {
     u32 seen = timer_thread_state.load();
     if (seen == TIMER_RUNNING || !arena_directory()[0]) return;
     if (!timer_thread_state.cas(seen, TIMER_RUNNING)) return;
-    sigset_t all, old;
-    sigfillset(&all);
-    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&all), ptr_arg(&old), 8);
-    pthread_attr_t attr;
-    pthread_attr_init(&attr);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attr, 256 * 1024);
-    pthread_t id;
-    if (pthread_create(&id, &attr, thread_main, nullptr)) timer_thread_state.store(TIMER_WANTED);
-    pthread_attr_destroy(&attr);
-    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&old), 0, 8);
+    if (!background_thread(thread_main)) timer_thread_state.store(TIMER_WANTED);
     timer_kick_processes();
 }
 

@@ -73,8 +73,10 @@ void wake_list(wait_queue& wq, u32 mask, bool all_exclusive, bool satisfied) {
             if (!(events & ~ep_private_bits)) continue; // EPOLLONESHOT has disabled it
             woken = eventpoll_notify(handle<eventpoll>::from_raw(e->target), e->slot, exclusive);
         } else if (e->target_kind == WAIT_THREAD) {
-            rings.add(e->target);
-            woken = true;
+            // One who was rung for an earlier event and is on his way does not count: this one is the
+            // next sleeper's.
+            woken = waiter_asleep(handle<waiter>::from_raw(e->target));
+            if (woken) rings.add(e->target);
         }
         if (exclusive && woken && !all_exclusive) satisfied = true;
     }

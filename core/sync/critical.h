@@ -21,7 +21,7 @@ struct thread_state {
     const void* fault_hi;
 };
 
-extern thread_local thread_state this_thread;
+extern constinit thread_local thread_state this_thread;
 
 // Set by preload/; the core's tests leave it null.
 extern void (*critical_deferred)();

@@ -10,7 +10,7 @@
 
 namespace sockshim {
 
-inline constexpr u32 ring_first_bytes = 4096;
+inline constexpr u32 ring_first_bytes = 1024; // an idle connection that has talked costs little
 
 namespace {
 

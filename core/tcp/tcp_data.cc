@@ -63,11 +63,12 @@ void tcp_ack_snd_check(tcp_env& env, sock& sk) {
     const inet_connection_sock& icsk = inet_csk(sk);
     const tcp_sock& tp = tcp_sk(sk);
     if (!(icsk.icsk_ack.pending & ICSK_ACK_SCHED)) return;
-    // RFC 5681, 4.2: at least every second full segment, provided that the window can move with it.
+    // RFC 5681, 4.2: at least every second full segment, as long as the window stays wide; once the
+    // program falls behind, its reading sends the ACK and the window together (tcp_cleanup_rbuf).
     const bool two_segments =
         tp.rcv_nxt - tp.rcv_wup > icsk.icsk_ack.rcv_mss &&
         (tcp_inq_bytes(tp) < static_cast<u32>(max_of(sk.sk_rcvlowat, 1)) ||
-         __tcp_select_window(sk) >= tp.rcv_wnd);
+         __tcp_select_window(sk) >= min_of(tp.rcv_wnd, tcp_full_space(sk) / 2));
     // And at once while there is a gap, and when one has been filled.
     if (two_segments || tcp_in_quickack_mode(sk) || (icsk.icsk_ack.pending & ICSK_ACK_NOW) || tp.num_ooo)
         tcp_send_ack(env, sk);

@@ -18,6 +18,6 @@ struct tcp_env {
 
 // The environment of this thread with the time of now: the real one, unless a test has put its own.
 tcp_env& this_tcp_env();
-extern thread_local tcp_env* tcp_env_of_test;
+extern constinit thread_local tcp_env* tcp_env_of_test;
 
 } // namespace sockshim

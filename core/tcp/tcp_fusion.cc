@@ -49,9 +49,12 @@ struct both_locks {
     robust_lock* first;
     robust_lock* second;
     both_locks(sock& a, sock& b, robust_lock sock::* which) {
-        const bool a_first = sk_index(a) < sk_index(b);
-        first = &((a_first ? a : b).*which);
-        second = &((a_first ? b : a).*which);
+        // Cells of one region: the lower address is the lower index. (gcc 12 makes a copy of the lock
+        // of `&((c ? a : b).*which)`, hence the two references.)
+        sock& lower = &a < &b ? a : b;
+        sock& upper = &a < &b ? b : a;
+        first = &(lower.*which);
+        second = &(upper.*which);
         // A dead owner leaves nothing to repair: tail and head are published by one store each.
         first->lock_plain();
         second->lock_plain();

@@ -45,7 +45,8 @@ constexpr u16 checksum(const u8* data, std::size_t n) { return csum_fold(csum_ad
 
 // The pseudo header of TCP and UDP (RFC 9293, 3.1; RFC 768). Addresses in host order.
 constexpr u64 csum_pseudo(u32 saddr, u32 daddr, u8 protocol, u32 length) {
-    return u64{saddr >> 16} + (saddr & 0xffff) + (daddr >> 16) + (daddr & 0xffff) + protocol + length;
+    return u64{saddr >> 16} + (saddr & 0xffff) + (daddr >> 16) + (daddr & 0xffff) + protocol +
+           length;
 }
 
 } // namespace sockshim::wire

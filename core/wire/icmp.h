@@ -23,7 +23,7 @@ inline constexpr u8 icmp_frag_needed = 4;
 struct icmp_message {
     u8 type;
     u8 code;
-    u16 id;   // echo
+    u16 id; // echo
     u32 info; // echo: sequence; fragmentation needed: MTU; parameter problem: pointer; redirect: gateway
 };
 
@@ -84,8 +84,9 @@ constexpr bool icmp_parse_quote(const u8* data, std::size_t n, icmp_quote& out) 
     if (n < ipv4_min_header + 8) return false;
     const u32 header = static_cast<u32>((data[0] & 15) * 4);
     if (data[0] >> 4 != 4 || header < ipv4_min_header || n < header + 8) return false;
-    out.ip = {get32(data + 12), get32(data + 16), get16(data + 2), get16(data + 4),
-              get16(data + 6),  static_cast<u8>(header), data[1], data[8], data[9]};
+    out.ip = {get32(data + 12), get32(data + 16), get16(data + 2),
+              get16(data + 4),  get16(data + 6),  static_cast<u8>(header),
+              data[1],          data[8],          data[9]};
     out.transport = data + header;
     out.transport_len = static_cast<u32>(n - header);
     return true;

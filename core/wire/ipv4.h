@@ -16,7 +16,7 @@ struct ipv4_header {
     u32 daddr;
     u16 total_len; // header and payload
     u16 id;
-    u16 frag; // ipv4_df, ipv4_mf, offset
+    u16 frag;      // ipv4_df, ipv4_mf, offset
     u8 header_len; // bytes, options included
     u8 tos;
     u8 ttl;

@@ -17,8 +17,8 @@ enum class udp_verdict : u8 { ok, too_short, bad_len, bad_checksum };
 
 // `data` holds the datagram, `n` bytes of it. On ok udp_header_len <= len <= n. A zero checksum means
 // that the sender computed none.
-constexpr udp_verdict udp_parse(const u8* data, std::size_t n, u32 saddr, u32 daddr, udp_header& out,
-                                bool verify_checksum = true) {
+constexpr udp_verdict udp_parse(const u8* data, std::size_t n, u32 saddr, u32 daddr,
+                                udp_header& out, bool verify_checksum = true) {
     if (n < udp_header_len) return udp_verdict::too_short;
     out = {get16(data), get16(data + 2), get16(data + 4), get16(data + 6)};
     if (out.len < udp_header_len || out.len > n) return udp_verdict::bad_len;

@@ -47,7 +47,8 @@ inline constexpr u64 SOCKSHIM_MODULE_ABI = module_abi_of(
 } // namespace sockshim
 
 // The exported functions (preload/exports_api.def). Modules use the inline names further down.
-SOCKSHIM_API int sockshim_sock_register(const sockshim::net_proto_family* family, unsigned long abi);
+SOCKSHIM_API int sockshim_sock_register(const sockshim::net_proto_family* family,
+                                        unsigned long abi);
 SOCKSHIM_API void sockshim_sock_unregister(int family);
 SOCKSHIM_API int sockshim_inet_register_protosw(sockshim::inet_protosw* p, unsigned long abi);
 SOCKSHIM_API int sockshim_inet_unregister_protosw(sockshim::inet_protosw* p);

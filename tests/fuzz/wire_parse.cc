@@ -23,8 +23,9 @@ static void tcp(const u8* data, std::size_t n) {
     const u32 len = tcp_emit(out, h, 1, 2, 0, 0);
     check(len <= sizeof out && len == tcp_header_bytes(h));
     check(tcp_parse(out, len, 1, 2, again) == tcp_verdict::ok);
-    check(again.seq == h.seq && again.ack == h.ack && again.flags == h.flags && again.mss == h.mss &&
-          again.has_ts == h.has_ts && again.has_wscale == h.has_wscale && again.num_sacks <= h.num_sacks);
+    check(again.seq == h.seq && again.ack == h.ack && again.flags == h.flags &&
+          again.mss == h.mss && again.has_ts == h.has_ts && again.has_wscale == h.has_wscale &&
+          again.num_sacks <= h.num_sacks);
 }
 
 static void udp(const u8* data, std::size_t n) {

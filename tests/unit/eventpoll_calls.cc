@@ -226,6 +226,31 @@ TEST_CASE("epoll: a set made before there was a socket", "[epoll][calls]") {
     ::close(twin);
 }
 
+TEST_CASE("epoll: sets nested before there was a socket", "[epoll][calls]") {
+    fake::setup();
+    const int inner = ::epoll_create1(EPOLL_CLOEXEC), outer = ::epoll_create1(EPOLL_CLOEXEC);
+    fd_installed(inner);
+    fd_installed(outer);
+    epoll_event ev{};
+    ev.events = EPOLLIN;
+    ev.data.u64 = 0x1234567890abcdef;
+    REQUIRE(::epoll_ctl(outer, EPOLL_CTL_ADD, inner, &ev) == 0);
+    {
+        fake::source s;
+        CHECK(sys_epoll_ctl(inner, EPOLL_CTL_ADD, s.fd(), &ev) == 0);
+        const timespec second{1, 0};
+        std::thread t = later([&] { s.raise(EPOLLIN); });
+        CHECK(sys_epoll_wait(outer, got, 4, &second, nullptr) == 1);
+        CHECK(got[0].events == EPOLLIN);
+        CHECK(got[0].data.u64 == 0x1234567890abcdef);
+        t.join();
+    }
+    for (const int fd : {inner, outer}) {
+        fd_forget(fd);
+        ::close(fd);
+    }
+}
+
 TEST_CASE("epoll_wait: bad arguments", "[epoll][calls]") {
     epoll_fd e;
     const timespec now{}, bad{0, 1000000000}, negative{-1, 0};

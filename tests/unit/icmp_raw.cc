@@ -158,12 +158,14 @@ TEST_CASE("icmp: IP_HDRINCL", "[icmp]") {
     sockaddr_in at{};
     at.sin_family = AF_INET;
     at.sin_port = htons(5500);
-    REQUIRE(ops_of(server.s->ops_id).bind(*server.s, reinterpret_cast<sockaddr*>(&at), sizeof at) == 0);
+    REQUIRE(ops_of(server.s->ops_id).bind(*server.s, reinterpret_cast<sockaddr*>(&at), sizeof at) ==
+            0);
     CHECK(raw.sendto("too short", lo1) == -EINVAL);
     std::string packet(28 + 3, '\0');
     auto* p = reinterpret_cast<u8*>(packet.data());
     std::memcpy(p + 28, "abc", 3);
-    wire::ipv4_emit(p, {0, lo1, 0, 0, 0, 20, 0, 17, IPPROTO_UDP}); // source and length are filled in
+    wire::ipv4_emit(p,
+                    {0, lo1, 0, 0, 0, 20, 0, 17, IPPROTO_UDP}); // source and length are filled in
     wire::udp_emit(p + 20, 1234, 5500, lo1, lo1, wire::csum_add(0, p + 28, 3), 3);
     REQUIRE(raw.sendto(packet, lo1) == 31);
     REQUIRE(server.recv(got) == 3);
@@ -182,7 +184,8 @@ TEST_CASE("icmp: a raw UDP socket sees what goes by, and does not take it", "[ic
     sockaddr_in at{};
     at.sin_family = AF_INET;
     at.sin_port = htons(5501);
-    REQUIRE(ops_of(server.s->ops_id).bind(*server.s, reinterpret_cast<sockaddr*>(&at), sizeof at) == 0);
+    REQUIRE(ops_of(server.s->ops_id).bind(*server.s, reinterpret_cast<sockaddr*>(&at), sizeof at) ==
+            0);
     REQUIRE(client.sendto("seen", lo1, 5501) == 4);
     REQUIRE(server.recv(got) == 4);
     REQUIRE(watch.recv(got) == 32);

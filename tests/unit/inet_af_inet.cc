@@ -80,8 +80,8 @@ TEST_CASE("S15 bind: length, family, address, state", "[inet]") {
     REQUIRE(s.bind("127.0.0.1", 0) == 0);
     REQUIRE(s.name().sin_port != 0);
     REQUIRE(s.name().sin_addr.s_addr == addr("127.0.0.1"));
-    REQUIRE(s.bind("127.0.0.1", 0) == -EINVAL);                // double bind
-    REQUIRE(s.bind("203.0.113.1", 0) == -EADDRNOTAVAIL);       // the address is looked at first
+    REQUIRE(s.bind("127.0.0.1", 0) == -EINVAL);          // double bind
+    REQUIRE(s.bind("203.0.113.1", 0) == -EADDRNOTAVAIL); // the address is looked at first
     opened u(SOCK_DGRAM);
     REQUIRE(u.bind("0.0.0.0", 0, sizeof(sockaddr_in), AF_UNSPEC) == 0);
     opened f(SOCK_DGRAM);
@@ -144,7 +144,8 @@ TEST_CASE("routes: everything local goes by lo, the rest nowhere", "[inet]") {
 }
 
 TEST_CASE("a protocol that has no handler can be given one", "[inet]") {
-    static const net_protocol experimental = {.handler = [](const sk_buff&) {}, .err_handler = nullptr};
+    static const net_protocol experimental = {.handler = [](const sk_buff&) {},
+                                              .err_handler = nullptr};
     REQUIRE(inet_add_protocol(experimental, IPPROTO_UDP) == -EEXIST);
     REQUIRE(inet_protocol(253) == nullptr);
     REQUIRE(inet_add_protocol(experimental, 253) == 0);

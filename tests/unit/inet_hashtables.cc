@@ -176,7 +176,8 @@ TEST_CASE("a reuseport group shares its connections out", "[inet]") {
     }
     std::vector<int> hits(4);
     for (u16 sport = 10000; sport < 14000; ++sport) {
-        const handle<sock> h = inet_lookup_listener(addr("127.0.0.1"), sport, addr("127.0.0.1"), port);
+        const handle<sock> h =
+            inet_lookup_listener(addr("127.0.0.1"), sport, addr("127.0.0.1"), port);
         REQUIRE(h == inet_lookup_listener(addr("127.0.0.1"), sport, addr("127.0.0.1"), port));
         for (int i = 0; i < 4; ++i) hits[i] += group[i]->h == h;
     }
@@ -249,7 +250,8 @@ TEST_CASE("a handshake's entry gives way to the connection that it became", "[in
     REQUIRE(inet_ehash_insert(*twin) == -EADDRNOTAVAIL);
 }
 
-TEST_CASE("the accept queue is first come first served, and is rebuilt from its children", "[inet]") {
+TEST_CASE("the accept queue is first come first served, and is rebuilt from its children",
+          "[inet]") {
     test_sock listener;
     REQUIRE(listener.bind("127.0.0.1", 0) == 0);
     REQUIRE(listener.listen() == 0);

@@ -28,7 +28,7 @@ inline be32 addr(const char* text) { return inet_addr(text); }
 
 // A published sock of test_prot, bound to nothing; freed at the end of the scope.
 class test_sock {
-  public:
+public:
     test_sock();
     ~test_sock();
     test_sock(test_sock&& o) noexcept : h(o.h) { o.h = {}; }

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <random>
 #include <string>
+#include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <vector>
 

@@ -175,7 +175,7 @@ TEST_CASE("wire tcp options that lie about their length", "[wire]") {
     };
     CHECK(parse({2, 4, 5, 0xb4}).mss == 1460);
     CHECK(parse({2, 3, 5, 0xb4}).mss == 0);
-    CHECK(parse({0, 2, 4, 5, 0xb4}).mss == 0);    // after the end
+    CHECK(parse({0, 2, 4, 5, 0xb4}).mss == 0);     // after the end
     CHECK(parse({99, 0, 2, 4, 5, 0xb4}).mss == 0); // zero length ends it
     CHECK(parse({99, 200, 2, 4, 5, 0xb4}).mss == 0);
     CHECK(parse({99, 3, 0, 2, 4, 5, 0xb4}).mss == 1460); // unknown: skipped
