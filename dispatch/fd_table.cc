@@ -89,7 +89,14 @@ void fd_table_init() { internal_fd_marked = internal_marked; }
 // The last reference of this process is gone. Whether it was the last of all is known at once for a
 // socket that never left the process, else by its heartbeat.
 void socket_last_put(socket& s) {
-    if ((s.flags.load() & SOCKF_SHARED) && (carrier_held(s) || !socket_claim_shared(s))) return;
+    if (s.flags.load() & SOCKF_SHARED) {
+        socket_unhold(s, self_proc);
+        if (carrier_held(s)) {
+            if (socket_unaccounted(s)) timer_kick_processes();
+            return;
+        }
+        if (!socket_claim_shared(s)) return;
+    }
     sock_release(s);
 }
 
@@ -121,7 +128,9 @@ void fd_install_socket(int fd, handle<socket> s) {
     const u32 at = static_cast<u32>(fd);
     if (at >= fd_table_size) return;
     socket_files[s.index].refs.fetch_add(1);
-    socket_files[s.index].fds.fetch_add(1);
+    if (socket_files[s.index].fds.fetch_add(1) == 0) {
+        if (socket* sock = slab_get(s)) socket_hold(*sock);
+    }
     note_highest(at);
     replace_entry(at, make_entry(FD_SOCKET, s.index));
 }
@@ -204,6 +213,8 @@ void fd_table_forked() {
             const u32 index = fd_entry_index(entry);
             file& f = fd_entry_kind(entry) == FD_SOCKET ? socket_files[index] : epoll_files[index];
             f.refs.store(f.fds.load());
+            if (fd_entry_kind(entry) != FD_SOCKET) return;
+            if (socket* sock = slab_at<socket>(index)) socket_hold(*sock);
         },
         nullptr);
 }

@@ -51,6 +51,7 @@ i64 import_iovec(const iovec* user, std::size_t n, iovec* store, iov_iter& it) {
     for (std::size_t i = 0; i < n; ++i) {
         if (overlong(store[i].iov_len)) return -EINVAL;
         store[i].iov_len = min_of(store[i].iov_len, MAX_RW_COUNT - total);
+        if (!access_ok(store[i].iov_base, store[i].iov_len)) return -EFAULT;
         total += store[i].iov_len;
     }
     it = {store, n, 0, total};
@@ -83,6 +84,10 @@ long sys_sendto(int fd, const void* buff, std::size_t len, unsigned flags, const
     socket_ref ref;
     long r = sockfd_lookup_light(fd, ref);
     if (r) return r;
+    if (SOCKSHIM_UNLIKELY(!access_ok(buff, min_of(len, MAX_RW_COUNT)))) {
+        fput_light(ref);
+        return -EFAULT;
+    }
     iovec one;
     msghdr_iter msg = single_range(one, buff, len);
     msg.flags = static_cast<int>(flags);
@@ -102,6 +107,10 @@ long sys_recvfrom(int fd, void* ubuf, std::size_t size, unsigned flags, sockaddr
     socket_ref ref;
     long r = sockfd_lookup_light(fd, ref);
     if (r) return r;
+    if (SOCKSHIM_UNLIKELY(!access_ok(ubuf, min_of(size, MAX_RW_COUNT)))) {
+        fput_light(ref);
+        return -EFAULT;
+    }
     iovec one;
     msghdr_iter msg = single_range(one, ubuf, size);
     msg.flags = static_cast<int>(flags);
@@ -175,7 +184,8 @@ i64 recv_one(socket_ref& ref, msghdr* umsg, unsigned flags, msg_store& store) {
                                           user.msg_name, &umsg->msg_namelen);
         if (bad) return bad;
     }
-    const int out_flags = msg.flags & ~(MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    const int out_flags =
+        (msg.flags & ~MSG_DONTWAIT) | (static_cast<int>(flags) & MSG_CMSG_CLOEXEC);
     const std::size_t used = msg.out_control_used;
     if (copy_to_user(user.msg_control, store.control, used) ||
         put_user(out_flags, &umsg->msg_flags) || put_user(used, &umsg->msg_controllen)) {

@@ -12,6 +12,7 @@
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
 #include "core/net/net_rx.h"
+#include "core/net/reaper.h"
 #include "core/net/timer.h"
 #include "core/trace/trace.h"
 #include "dispatch/fd_table.h"
@@ -95,6 +96,7 @@ void process_before_spawn() {
 
 void process_exit() {
     if (prepared.load() != 2 || !process_is_self()) return;
+    const exiting_scope exiting;
     fd_table_for_each([](int fd, u32, void*) { sys_close(fd); }, nullptr);
 }
 

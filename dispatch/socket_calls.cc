@@ -145,12 +145,13 @@ long sys_listen(int fd, int backlog) {
 }
 
 long sys_accept4(int fd, sockaddr* upeer, socklen_t* upeer_len, int flags) {
-    if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) {
-        return fd_is_libc(fd) ? SYS_NOT_OURS : -EINVAL;
-    }
     socket_ref ref;
     long err = sockfd_lookup_light(fd, ref);
     if (err) return err;
+    if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) {
+        fput_light(ref);
+        return -EINVAL;
+    }
     socket& sock = *ref.sock;
     socket* newsock = sock_alloc();
     if (!newsock) {
@@ -234,6 +235,11 @@ long sys_setsockopt(int fd, int level, int optname, const void* optval, int optl
         err = level == SOL_SOCKET
                   ? sock_setsockopt(*ref.sock, level, optname, optval, len)
                   : ops_of(ref.sock->ops_id).setsockopt(*ref.sock, level, optname, optval, len);
+        // About an interface that is not lo: the kernel's business, with the whole socket.
+        if (err == -EHANDOVER) {
+            err = socket_handover(*ref.sock);
+            if (err == 0) err = SYS_NOT_OURS;
+        }
     }
     fput_light(ref);
     return err;

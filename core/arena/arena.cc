@@ -314,9 +314,12 @@ timer_duty& arena_timer_duty() { return the_arena.header->duty; }
 void timer_map_set(u32 sock_index) {
     const u32 word = sock_index % max_sockets / 64;
     const u64 bit = u64{1} << sock_index % 64;
-    if (the_arena.timer_bits[word].load() & bit) return;
-    the_arena.timer_bits[word].fetch_or(bit);
-    the_arena.timer_summary[word / 64].fetch_or(u64{1} << word % 64);
+    // Both are looked at each time: who set the first may have died before the second.
+    const u64 summary = u64{1} << word % 64;
+    if (!(the_arena.timer_bits[word].load() & bit)) the_arena.timer_bits[word].fetch_or(bit);
+    if (!(the_arena.timer_summary[word / 64].load() & summary)) {
+        the_arena.timer_summary[word / 64].fetch_or(summary);
+    }
 }
 
 void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {

@@ -73,11 +73,10 @@ u32 get_random_u32() {
     // splitmix64; its state starts from the kernel's randomness, and differs in a forked child because
     // the process's name in the arena is mixed in.
     static constinit a64 state{};
-    u64 s = state.load_relaxed();
-    if (SOCKSHIM_UNLIKELY(s == 0)) {
+    if (SOCKSHIM_UNLIKELY(state.load_relaxed() == 0)) {
         u64 seed = 0;
         raw_syscall(SYS_getrandom, ptr_arg(&seed), sizeof seed, 0);
-        s = state.fetch_add((seed ^ monotonic_us()) | 1);
+        state.fetch_add((seed ^ monotonic_us()) | 1);
     }
     u64 z = state.fetch_add(0x9e3779b97f4a7c15) ^ (static_cast<u64>(self_proc) << 32);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;

@@ -78,8 +78,8 @@ int ip_level_cmsg_send(const cmsghdr& h, const u8* data, u32 n, ipcm_cookie& ipc
 
 } // namespace
 
-int ip_cmsg_send(sock& sk, const msghdr_iter& msg, ipcm_cookie& ipc, bool udp) {
-    // for_each_cmsghdr with CMSG_OK: a header that does not fit ends with EINVAL.
+// for_each_cmsghdr with CMSG_OK: a header that does not fit ends with EINVAL, what `visit` says too.
+template <class Visit> static int for_each_cmsghdr(const msghdr_iter& msg, Visit visit) {
     const u32 total = msg.controllen;
     u32 at = 0;
     while (total >= sizeof(cmsghdr) && at <= total - sizeof(cmsghdr)) {
@@ -87,20 +87,28 @@ int ip_cmsg_send(sock& sk, const msghdr_iter& msg, ipcm_cookie& ipc, bool udp) {
         std::memcpy(&h, msg.control + at, sizeof h);
         if (h.cmsg_len < sizeof h || h.cmsg_len > total - at) return -EINVAL;
         const u32 n = static_cast<u32>(h.cmsg_len - sizeof h);
-        const u8* data = msg.control + at + sizeof h;
-        int err = 0;
-        if (h.cmsg_level == SOL_SOCKET) {
-            err = socket_cmsg_send(sk, h, n);
-        } else if (h.cmsg_level == SOL_IP) {
-            err = ip_level_cmsg_send(h, data, n, ipc);
-        } else if (udp && h.cmsg_level == SOL_UDP) {
-            if (h.cmsg_type != UDP_SEGMENT || n != sizeof ipc.gso_size) return -EINVAL;
-            std::memcpy(&ipc.gso_size, data, sizeof ipc.gso_size);
-        }
-        if (err) return err;
+        if (const int err = visit(h, msg.control + at + sizeof h, n)) return err;
         at += static_cast<u32>((h.cmsg_len + sizeof(long) - 1) & ~(sizeof(long) - 1));
     }
     return 0;
+}
+
+int ip_cmsg_send(sock& sk, const msghdr_iter& msg, ipcm_cookie& ipc, bool udp) {
+    return for_each_cmsghdr(msg, [&](const cmsghdr& h, const u8* data, u32 n) {
+        if (h.cmsg_level == SOL_SOCKET) return socket_cmsg_send(sk, h, n);
+        if (h.cmsg_level == SOL_IP) return ip_level_cmsg_send(h, data, n, ipc);
+        if (udp && h.cmsg_level == SOL_UDP) {
+            if (h.cmsg_type != UDP_SEGMENT || n != sizeof ipc.gso_size) return -EINVAL;
+            std::memcpy(&ipc.gso_size, data, sizeof ipc.gso_size);
+        }
+        return 0;
+    });
+}
+
+int sock_cmsg_send(sock& sk, const msghdr_iter& msg) {
+    return for_each_cmsghdr(msg, [&](const cmsghdr& h, const u8*, u32 n) {
+        return h.cmsg_level == SOL_SOCKET ? socket_cmsg_send(sk, h, n) : 0;
+    });
 }
 
 static be32 ip_route_source(be32 daddr) {

@@ -80,7 +80,7 @@ bool read_kernel_table(fib_copy& fib) {
     bool done = false, ok = false;
     u32 count = 0;
     if (raw_syscall(SYS_sendto, fd, ptr_arg(&request), sizeof request, 0, 0, 0) > 0) {
-        alignas(nlmsghdr) u8 buffer[8192];
+        alignas(nlmsghdr) u8 buffer[8192] = {};
         while (!done) {
             const long n = raw_syscall(SYS_recvfrom, fd, ptr_arg(buffer), sizeof buffer, 0, 0, 0);
             if (n == -EINTR) continue;

@@ -32,13 +32,15 @@ static int env_queue_xmit(tcp_env& env, const sk_buff& skb) {
 
 // RFC 6528, 3: a clock of 4 us, plus a keyed hash of the four-tuple that nobody outside can compute.
 u32 tcp_v4_secure_isn(tcp_env& env, be32 saddr, be32 daddr, u16 sport, u16 dport) {
-    const u32 f = inet_ehashfn(daddr, dport, saddr, sport) * 0x9e3779b1u + inet_ehashfn(saddr, sport, daddr, dport);
+    const u32 f = inet_ehashfn(daddr, dport, saddr, sport) * 0x9e3779b1u +
+                  inet_ehashfn(saddr, sport, daddr, dport);
     return f + static_cast<u32>(env.now_us >> 2);
 }
 
 tcp_env& this_tcp_env() {
     if (SOCKSHIM_UNLIKELY(tcp_env_of_test != nullptr)) return *tcp_env_of_test;
-    static constinit thread_local tcp_env env = {0, env_queue_xmit, tcp_v4_secure_isn, nullptr, nullptr};
+    static constinit thread_local tcp_env env = {0, env_queue_xmit, tcp_v4_secure_isn, nullptr,
+                                                 nullptr};
     env.now_us = monotonic_us();
     return env;
 }
@@ -100,8 +102,10 @@ static void tcp_v4_timewait_ack(tcp_env& env, const inet_timewait_sock& tw, cons
 
 static void tcp_deliver(tcp_env& env, sock& sk, const sk_buff& skb) {
     bool rst = false;
-    if (sk_state(sk) == TCP_ESTABLISHED) tcp_rcv_established(env, sk, skb);
-    else rst = tcp_rcv_state_process(env, sk, skb);
+    if (sk_state(sk) == TCP_ESTABLISHED)
+        tcp_rcv_established(env, sk, skb);
+    else
+        rst = tcp_rcv_state_process(env, sk, skb);
     if (rst) tcp_v4_send_reset(env, skb);
 }
 
@@ -136,11 +140,15 @@ static void tcp_v4_listen_rcv(tcp_env& env, sock& listener, const sk_buff& skb) 
 void tcp_v4_do_rcv(tcp_env& env, sock& sk, const sk_buff& skb) {
     // The fused path has moved all bytes; what still arrives is old ACKs, or forged.
     if (SOCKSHIM_UNLIKELY(tcp_sk(sk).fused.load())) return;
-    if (sk_state(sk) == TCP_LISTEN) tcp_v4_listen_rcv(env, sk, skb);
-    else tcp_deliver(env, sk, skb);
+    if (sk_state(sk) == TCP_LISTEN)
+        tcp_v4_listen_rcv(env, sk, skb);
+    else
+        tcp_deliver(env, sk, skb);
 }
 
-static void tcp_v4_backlog_rcv(sock& sk, const sk_buff& skb) { tcp_v4_do_rcv(this_tcp_env(), sk, skb); }
+static void tcp_v4_backlog_rcv(sock& sk, const sk_buff& skb) {
+    tcp_v4_do_rcv(this_tcp_env(), sk, skb);
+}
 
 // True: done with. False: a listener should see the segment.
 static bool tcp_v4_timewait(tcp_env& env, handle<inet_timewait_sock> h, const sk_buff& skb) {
@@ -272,7 +280,8 @@ int tcp_v4_connect(sock& sk, const sockaddr* uaddr, u32 len) {
     tcp_sock& tp = tcp_sk(sk);
     be32 daddr = addr.sin_addr.s_addr;
     rtable rt{};
-    if (const int err = ip_route_output(daddr, inet.inet_saddr, sk.__sk_common.skc_bound_dev_if, rt))
+    if (const int err =
+            ip_route_output(daddr, inet.inet_saddr, sk.__sk_common.skc_bound_dev_if, rt))
         return err;
     if (rt.type == RTN_MULTICAST || rt.type == RTN_BROADCAST) return -ENETUNREACH;
     const bool chose_saddr = !inet.inet_saddr;

@@ -86,6 +86,33 @@ int carrier_lock(socket& sock, int fd) {
     return 0;
 }
 
+void socket_hold(socket& sock) {
+    for (const a32& h : sock.holders) {
+        if (h.load() == self_proc) return;
+    }
+    for (a32& h : sock.holders) {
+        u32 nobody = 0;
+        if (h.load() == 0 && h.cas(nobody, self_proc)) return;
+    }
+    sock.flags.fetch_or(SOCKF_MANY_HOLDERS);
+}
+
+void socket_unhold(socket& sock, proc_id who) {
+    for (a32& h : sock.holders) {
+        u32 expected = who;
+        if (h.load() == who && h.cas(expected, 0)) return;
+    }
+}
+
+bool socket_unaccounted(const socket& sock) {
+    const u32 flags = sock.flags.load();
+    if (!(flags & SOCKF_SHARED) || (flags & SOCKF_MANY_HOLDERS)) return false;
+    for (const a32& h : sock.holders) {
+        if (h.load()) return false;
+    }
+    return true;
+}
+
 bool carrier_held(const socket& sock) {
     char name[16];
     carrier_name(name, socket_handle(sock).index);

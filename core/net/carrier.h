@@ -19,6 +19,12 @@ handle<socket> carrier_identify(int fd);
 bool carrier_looks_like(int fd);
 // Takes the heartbeat lock through any of the socket's descriptors and sets SOCKF_SHARED.
 int carrier_lock(socket& sock, int fd);
+// Who has the socket in his descriptor table, as far as they told: with it the duty thread knows which
+// sockets only the kernel vouches for (in flight in a message, or held by a program that does not know us),
+// and asks their heartbeat now and then. A hint: what counts is carrier_held.
+void socket_hold(socket& sock);
+void socket_unhold(socket& sock, proc_id who);
+bool socket_unaccounted(const socket& sock);
 // Does anybody hold the socket's heartbeat lock?
 bool carrier_held(const socket& sock);
 

@@ -102,7 +102,7 @@ void request_all_modules() {
         u8 type;
         char name[];
     };
-    alignas(8) u8 buffer[4096];
+    alignas(8) u8 buffer[4096] = {};
     long n;
     while ((n = raw_syscall(SYS_getdents64, fd, ptr_arg(buffer), sizeof buffer)) > 0) {
         for (long at = 0; at < n;) {

@@ -33,6 +33,7 @@ template <class Visit> void for_each_socket(Visit visit) {
 
 void release_sockets_of(proc_id dead) {
     for_each_socket([dead](socket& s) {
+        socket_unhold(s, dead);
         if (s.flags.load() & SOCKF_SHARED) {
             if (!carrier_held(s) && socket_claim_shared(s)) sock_release(s);
             return;
@@ -56,6 +57,7 @@ void wake_listeners() {
 } // namespace
 
 int reap_dead_processes() {
+    const exiting_scope exiting;
     int reaped = 0;
     while (const proc_id id = process_claim_dead()) {
         SOCKSHIM_CRASH_POINT();
@@ -71,7 +73,14 @@ int reap_dead_processes() {
     return reaped;
 }
 
+bool sockets_unaccounted() {
+    bool any = false;
+    for_each_socket([&any](socket& s) { any = any || socket_unaccounted(s); });
+    return any;
+}
+
 int release_unheld_sockets() {
+    const exiting_scope exiting;
     int released = 0;
     for_each_socket([&released](socket& s) {
         if ((s.flags.load() & SOCKF_SHARED) && !carrier_held(s) && socket_claim_shared(s)) {

@@ -14,6 +14,16 @@ bool socket_claim_shared(socket& s);
 // Frees published cells that nothing refers to any more (a process died between unlinking and
 // freeing). Two sightings are needed, so what is only passing by survives.
 void sweep_unreferenced();
+// While it exists, closing on this thread does not linger: nobody waits for the dead.
+struct exiting_scope {
+    exiting_scope() { current_exiting = true; }
+    ~exiting_scope() { current_exiting = false; }
+    exiting_scope(const exiting_scope&) = delete;
+    exiting_scope& operator=(const exiting_scope&) = delete;
+};
+
+// Is there a socket of which only its heartbeat lock tells whether somebody still has it?
+bool sockets_unaccounted();
 // Sockets under a heartbeat lock whose holders may have vanished without a word (an exec'd image
 // that does not know us). Returns how many were released.
 int release_unheld_sockets();

@@ -100,7 +100,8 @@ void sock_init_data(socket* sock, struct sock& sk) {
 void sock_graft(sock& sk, socket& parent) {
     sk.sk_socket = socket_handle(parent);
     parent.sk = sk_handle(sk);
-    sk.sk_uid = static_cast<i32>(raw_syscall(SYS_geteuid));
+    // sk_uid stays the listener's (sk_clone): Linux takes the accepting process's, which is another one
+    // only where a listener was handed down, and costs a system call here.
 }
 
 bool sk_is_abandoned(const sock& sk) {

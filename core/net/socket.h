@@ -20,6 +20,7 @@ inline constexpr u32 SOCKF_ASYNC = 1u << 1;    // O_ASYNC
 inline constexpr u32 SOCKF_SHARED = 1u << 2;   // other processes may hold it: its carrier is locked
 inline constexpr u32 SOCKF_NOSPACE = 1u << 3;
 inline constexpr u32 SOCKF_PASSCRED = 1u << 4;
+inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 5; // more than `holders` has room for
 inline constexpr u32 SOCKF_HANDED_OVER = 1u
                                          << 5; // became the kernel's; this cell waits to be freed
 
@@ -35,6 +36,7 @@ struct socket {
     i32 f_owner; // F_SETOWN
     i32 f_owner_sig;
     u64 module_data; // for families from modules
+    a32 holders[8];  // proc_ids of who has it in his descriptor table (carrier.h)
 };
 SOCKSHIM_ARENA_TYPE(socket);
 static_assert(sizeof(socket) <= 128);
@@ -57,6 +59,8 @@ struct msghdr_iter {
     u32 out_control_used;
     int flags; // in: MSG_* of the call; out (recv): msg_flags
 };
+// Checks the socket-level control messages of a send; other levels are the protocol's. 0 or -errno.
+int sock_cmsg_send(sock& sk, const msghdr_iter& msg);
 // Appends a control message; sets MSG_CTRUNC when it does not fit.
 void put_cmsg(msghdr_iter& msg, int level, int type, u32 len, const void* data);
 

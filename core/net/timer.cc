@@ -166,8 +166,9 @@ void watch_processes(duty_state& d) {
     }
 }
 
-// A process on its way through execve: its image is gone or going. Asks the carriers of shared
-// sockets at growing intervals, since a new image that does not know us tells nobody what it closes.
+// Some sockets only the kernel can vouch for: in flight in a message, or of a process that is on its way
+// through execve, whose new image may not know us and so tells nobody what it closes. Their carriers are
+// asked at growing intervals.
 u64 exec_check_at(u64 now, u64 since_us) { return now + clamp_to<u64>(now - since_us, 1000, 1000000); }
 
 // True when a connection in TIME_WAIT or SYN_RECV has to be looked after.
@@ -205,18 +206,20 @@ void on_duty(int bell) {
     full_fence();
     for (u32 i = 0; i < cells_committed(REGION_SOCK); ++i) look_at(i, nullptr);
     u64 next_sweep = 0, next_exec = 0, exec_since = 0;
-    bool processes = true;
+    bool processes = true, unaccounted = false;
     for (;;) {
         u64 now = monotonic_us();
         if (processes) {
             if (reap_dead_processes()) sweep_unreferenced();
             watch_processes(d);
+            unaccounted = sockets_unaccounted();
             processes = false;
         }
-        if (process_execing()) {
+        if (unaccounted || process_execing()) {
             if (!exec_since) exec_since = now;
             if (now >= next_exec) {
                 release_unheld_sockets();
+                unaccounted = sockets_unaccounted();
                 next_exec = exec_check_at(now, exec_since);
             }
         } else {

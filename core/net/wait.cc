@@ -160,11 +160,13 @@ int wait_on(wait_queue& wq, wait_side side, bool (*ready)(void*), void* arg, i64
     spin_wait patience(wq.spin_score);
     for (;;) {
         if (patience.pause()) {
-            if (ready(arg)) break;
+            // First: a handler that feeds the socket its thread waits for runs, to the program, after the
+            // call was interrupted.
             if (interrupted()) {
                 patience.finish(false);
                 return -EINTR;
             }
+            if (ready(arg)) break;
             // Awake waits are shorter than a clock reading is worth, except at the very end.
             continue;
         }
@@ -179,6 +181,10 @@ int wait_on(wait_queue& wq, wait_side side, bool (*ready)(void*), void* arg, i64
             return -EINTR;
         }
         const int r = sleep_until(word, seen, deadline_us);
+        if (interrupted()) {
+            patience.finish(false);
+            return -EINTR;
+        }
         if (r == -EINTR || r == -EAGAIN) {
             if (ready(arg)) break;
             patience.finish(false);

@@ -37,13 +37,6 @@ void uaccess_fault_resume() {
     __builtin_longjmp(static_cast<void**>(this_thread.fault_jump), 1);
 }
 
-// Addresses that wrap or lie in the upper half are bad without trying: the processor reports them
-// without an address (Linux: access_ok).
-static bool access_ok(const void* user, std::size_t n) {
-    const auto at = reinterpret_cast<std::uintptr_t>(user);
-    return at + n >= at && (at + n) >> 56 == 0;
-}
-
 int copy_from_user(void* to, const void* user, std::size_t n) {
     if (n == 0) return 0;
     if (!access_ok(user, n)) return -EFAULT;

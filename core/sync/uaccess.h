@@ -21,6 +21,17 @@ template <class T> [[nodiscard]] int put_user(const T& from, void* user) {
     return copy_to_user(user, &from, sizeof(T));
 }
 
+// Could the program own these bytes at all (Linux: access_ok)? Also asked where none are copied.
+inline bool access_ok(const void* user, std::size_t n) {
+#if defined(__x86_64__)
+    constexpr u64 task_size = u64{1} << 47;
+#else
+    constexpr u64 task_size = u64{1} << 52;
+#endif
+    const u64 at = reinterpret_cast<u64>(user);
+    return at < task_size && n <= task_size - at;
+}
+
 // Where the fault handler sends a thread whose copy faulted: ends the copy with -EFAULT.
 [[noreturn]] void uaccess_fault_resume();
 

@@ -29,6 +29,7 @@ constexpr u32 offset_to_seq(u64 offset, u32 ref_seq, u64 ref_offset) {
 
 static_assert(before(0xffffffffu, 0) && after(5, 0xfffffff0u) && !before(7, 7));
 static_assert(between(0, 0xfffffff0u, 5) && !between(6, 0xfffffff0u, 5));
-static_assert(seq_to_offset(3, 0xffffffffu, 100) == 104 && seq_to_offset(0xffffffffu, 3, 104) == 100);
+static_assert(seq_to_offset(3, 0xffffffffu, 100) == 104 &&
+              seq_to_offset(0xffffffffu, 3, 104) == 100);
 
 } // namespace sockshim

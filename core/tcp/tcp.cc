@@ -7,8 +7,8 @@
 
 #include <cerrno>
 #include <cstring>
-#include <sys/ioctl.h>
 #include <linux/sockios.h>
+#include <sys/ioctl.h>
 
 #include "core/inet/inet_hashtables.h"
 #include "core/net/handover.h"
@@ -29,7 +29,7 @@ int tcp_init_sock(sock& sk) {
     tp.reordering = TCP_REORDERING;
     tp.mss_cache = TCP_MSS_DEFAULT_LEN;
     tp.mss_clamp = TCP_MSS_DEFAULT_LEN;
-    tp.pmtu = 65535;        // lo's; tcp_v4_connect asks the route
+    tp.pmtu = 65535; // lo's; tcp_v4_connect asks the route
     tp.advmss = 65535 - 40;
     tp.rcvq_space = tcp_rmem[1] / 2;
     tcp_assign_congestion_control(sk);
@@ -65,7 +65,8 @@ void tcp_set_state(sock& sk, u8 state) {
     if (state == TCP_CLOSE) {
         // Out of the table while the old state still says which one.
         sk_prot(sk).unhash(sk);
-        if ((sk.__sk_common.skc_hashed & SKC_HASHED_BIND) && !(sk.sk_userlocks & SOCK_BINDPORT_LOCK))
+        if ((sk.__sk_common.skc_hashed & SKC_HASHED_BIND) &&
+            !(sk.sk_userlocks & SOCK_BINDPORT_LOCK))
             inet_put_port(sk);
     }
     sk.__sk_common.skc_state.store(state);
@@ -100,8 +101,10 @@ void tcp_done(sock& sk) {
     tcp_set_state(sk, TCP_CLOSE);
     tcp_clear_xmit_timers(sk);
     sk.sk_shutdown.store(SHUTDOWN_MASK);
-    if (sock_flag(sk, SOCK_DEAD)) inet_csk_destroy_sock(sk);
-    else sk_state_change(sk);
+    if (sock_flag(sk, SOCK_DEAD))
+        inet_csk_destroy_sock(sk);
+    else
+        sk_state_change(sk);
 }
 
 void inet_csk_destroy_sock(sock& sk) { tcp_sk(sk).destroy = 1; }
@@ -262,8 +265,8 @@ int tcp_disconnect(sock& sk, int) {
         tcp_set_state(sk, TCP_CLOSE);
         tcp_reqsk_flush(sk);
         inet_csk_listen_stop(sk);
-    } else if (tcp_need_reset(old) || (tp.snd_nxt != tp.write_seq &&
-                                       ((1u << old) & (TCPF_CLOSING | TCPF_LAST_ACK)))) {
+    } else if (tcp_need_reset(old) ||
+               (tp.snd_nxt != tp.write_seq && ((1u << old) & (TCPF_CLOSING | TCPF_LAST_ACK)))) {
         // RFC 9293, 3.10.7: whatever the peer still sends is answered with a RST; say so at once.
         tcp_send_active_reset(this_tcp_env(), sk);
         sk.sk_err.store(ECONNRESET);
@@ -359,23 +362,30 @@ int tcp_ioctl(sock& sk, unsigned cmd, unsigned long arg) {
             err = -EINVAL;
             break;
         }
-        if (young) answer = 0;
-        else if (sock_flag(sk, SOCK_URGINLINE) || !tp.urg_data || before(tp.urg_seq, tp.copied_seq) ||
-                 !before(tp.urg_seq, tp.rcv_nxt))
+        if (young)
+            answer = 0;
+        else if (sock_flag(sk, SOCK_URGINLINE) || !tp.urg_data ||
+                 before(tp.urg_seq, tp.copied_seq) || !before(tp.urg_seq, tp.rcv_nxt))
             answer = static_cast<int>(tcp_inq_bytes(tp));
         else
             answer = static_cast<int>(tp.urg_seq - tp.copied_seq);
         break;
     case SIOCATMARK: answer = tp.urg_data && tp.urg_seq == tp.copied_seq; break;
     case SIOCOUTQ:
-        if (statef & TCPF_LISTEN) err = -EINVAL;
-        else if (young) answer = 0;
-        else if (tp.fused.load()) answer = static_cast<int>(min_of<u64>(tcp_fused_outq(sk), 0x7fffffff));
-        else answer = static_cast<int>(tp.write_seq - tp.snd_una);
+        if (statef & TCPF_LISTEN)
+            err = -EINVAL;
+        else if (young)
+            answer = 0;
+        else if (tp.fused.load())
+            answer = static_cast<int>(min_of<u64>(tcp_fused_outq(sk), 0x7fffffff));
+        else
+            answer = static_cast<int>(tp.write_seq - tp.snd_una);
         break;
     case SIOCOUTQNSD:
-        if (statef & TCPF_LISTEN) err = -EINVAL;
-        else answer = young ? 0 : static_cast<int>(tp.write_seq - tp.snd_nxt);
+        if (statef & TCPF_LISTEN)
+            err = -EINVAL;
+        else
+            answer = young ? 0 : static_cast<int>(tp.write_seq - tp.snd_nxt);
         break;
     default: err = -ENOIOCTLCMD_SHIM; break;
     }
@@ -398,8 +408,10 @@ void tcp_repair(sock& sk) {
         return;
     }
     if (state == TCP_CLOSE) {
-        if (sock_flag(sk, SOCK_DEAD)) inet_csk_destroy_sock(sk);
-        else sk_state_change(sk);
+        if (sock_flag(sk, SOCK_DEAD))
+            inet_csk_destroy_sock(sk);
+        else
+            sk_state_change(sk);
         return;
     }
     tcp_env& env = this_tcp_env();

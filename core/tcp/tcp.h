@@ -42,7 +42,8 @@ inline constexpr u64 TCP_TIMEWAIT_LEN = 60 * US_PER_S;
 inline constexpr u64 TCP_FIN_TIMEOUT = 60 * US_PER_S;
 inline constexpr u64 TCP_FIN_TIMEOUT_MAX = 120 * US_PER_S;
 inline constexpr u64 TCP_RESOURCE_PROBE_INTERVAL = 500000;
-inline constexpr u64 TCP_PAWS_24DAYS_S = 60ull * 60 * 24 * 24; // RFC 7323, 5.5: then ts_recent is stale
+inline constexpr u64 TCP_PAWS_24DAYS_S =
+    60ull * 60 * 24 * 24; // RFC 7323, 5.5: then ts_recent is stale
 inline constexpr i32 TCP_PAWS_WINDOW = 1;
 inline constexpr u8 TCP_SYN_RETRIES = 6;
 inline constexpr u8 TCP_SYNACK_RETRIES = 5;
@@ -64,8 +65,8 @@ inline constexpr u16 TCP_MIN_MSS = 88;
 inline constexpr u16 TCP_MIN_SND_MSS = 48;
 inline constexpr u32 TCP_INIT_CWND = 10; // RFC 6928
 inline constexpr u32 TCP_INFINITE_SSTHRESH = 0x7fffffff;
-inline constexpr u8 TCP_REORDERING = 3; // RFC 5681: duplicate ACKs that mean a loss
-inline constexpr u64 TCP_INVALID_RATELIMIT = 500000;  // RFC 5961, 10: per connection
+inline constexpr u8 TCP_REORDERING = 3;              // RFC 5681: duplicate ACKs that mean a loss
+inline constexpr u64 TCP_INVALID_RATELIMIT = 500000; // RFC 5961, 10: per connection
 inline constexpr u32 TCP_MAX_SYN_BACKLOG = 4096;
 inline constexpr u32 TCPOLEN_TSTAMP_ALIGNED = 12;
 inline constexpr u32 TCPOLEN_SACK_BASE_ALIGNED = 4;
@@ -80,7 +81,8 @@ inline u32 tcp_time_stamp(const tcp_sock& tp, u64 now_us) {
 }
 
 inline u32 skb_seq_len(const sk_buff& skb) { // sequence numbers that the segment takes
-    return skb.payload() + (skb.tcp.flags & TCPHDR_SYN ? 1 : 0) + (skb.tcp.flags & TCPHDR_FIN ? 1 : 0);
+    return skb.payload() + (skb.tcp.flags & TCPHDR_SYN ? 1 : 0) +
+           (skb.tcp.flags & TCPHDR_FIN ? 1 : 0);
 }
 inline u32 skb_end_seq(const sk_buff& skb) { return skb.tcp.seq + skb_seq_len(skb); }
 inline bool skb_has(const sk_buff& skb, u8 flags) { return skb.tcp.flags & flags; }
@@ -101,11 +103,11 @@ void tcp_done(sock& sk);
 void inet_csk_destroy_sock(sock& sk);
 // Locked. Resets the peer (where the state asks for it) and ends the connection with `err`.
 void tcp_abort(tcp_env& env, sock& sk, int err);
-bool tcp_close_state(sock& sk); // true: a FIN is due
+bool tcp_close_state(sock& sk);                 // true: a FIN is due
 void tcp_init_transfer(tcp_env& env, sock& sk); // the handshake is complete
-void tcp_release_cb(sock& sk); // proto.release_cb: frees what tcp_done has ended
-void tcp_repair(sock& sk);     // proto.repair
-void tcp_tx_purge(sock& sk); // throws away what is queued and not acknowledged
+void tcp_release_cb(sock& sk);                  // proto.release_cb: frees what tcp_done has ended
+void tcp_repair(sock& sk);                      // proto.repair
+void tcp_tx_purge(sock& sk);                    // throws away what is queued and not acknowledged
 // No lock held. Fuses the connection where the handshake's thread could not.
 void tcp_fuse_pending(sock& sk);
 // Leaves the fused path and locks.
@@ -226,7 +228,8 @@ inline u8 keepalive_probes(const tcp_sock& tp) {
 void tcp_conn_request(tcp_env& env, sock& listener, const sk_buff& skb, u32 want_isn = 0);
 // Listener locked. What a segment for request `req` leads to: a locked child in *child (feed it the
 // segment with tcp_child_process), a RST (true), or nothing.
-bool tcp_check_req(tcp_env& env, sock& listener, handle<request_sock> req, const sk_buff& skb, sock** child);
+bool tcp_check_req(tcp_env& env, sock& listener, handle<request_sock> req, const sk_buff& skb,
+                   sock** child);
 // A locked, hashed child in SYN_RECV; null: the arena is full.
 sock* tcp_create_openreq_child(tcp_env& env, sock& listener, request_sock& req);
 bool tcp_child_process(tcp_env& env, sock& listener, sock& child, const sk_buff& skb);

@@ -43,7 +43,8 @@ void tcp_rtt_estimator(tcp_env&, sock& sk, u64 rtt_us) {
 
 void tcp_set_rto(sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
-    inet_csk(sk).icsk_rto_us = min_of((tp.srtt_us >> 3) + tp.rttvar_us, TCP_RTO_MAX); // (2.3), (2.5)
+    inet_csk(sk).icsk_rto_us =
+        min_of((tp.srtt_us >> 3) + tp.rttvar_us, TCP_RTO_MAX); // (2.3), (2.5)
 }
 
 // (5.2), (5.3)
@@ -103,7 +104,8 @@ static void tcp_ack_probe(tcp_env& env, sock& sk) {
         icsk.icsk_probes_tstamp_us = 0;
         if (icsk.icsk_pending == ICSK_TIME_PROBE0) inet_csk_clear_xmit_timer(sk);
     } else {
-        u64 when = static_cast<u64>(max_of(icsk.icsk_rto_us, TCP_RTO_MIN)) << min_of<u32>(icsk.icsk_backoff, 15);
+        u64 when = static_cast<u64>(max_of(icsk.icsk_rto_us, TCP_RTO_MIN))
+                   << min_of<u32>(icsk.icsk_backoff, 15);
         tcp_reset_xmit_timer(env, sk, ICSK_TIME_PROBE0, min_of<u64>(when, TCP_RTO_MAX));
     }
 }

@@ -8,7 +8,7 @@ namespace sockshim {
 struct tcp_env;
 
 enum tcp_ca_event {
-    CA_EVENT_TX_START,    // first transmission with nothing in flight
+    CA_EVENT_TX_START,     // first transmission with nothing in flight
     CA_EVENT_CWND_RESTART, // after an idle time
     CA_EVENT_COMPLETE_CWR,
     CA_EVENT_LOSS,

@@ -9,7 +9,9 @@ namespace sockshim {
 // --- when to acknowledge (RFC 9293, 3.8.6.3; RFC 5681, 4.2) --------------------------------------------
 
 static void inet_csk_schedule_ack(sock& sk) { inet_csk(sk).icsk_ack.pending |= ICSK_ACK_SCHED; }
-static void tcp_ack_now(sock& sk) { inet_csk(sk).icsk_ack.pending |= ICSK_ACK_SCHED | ICSK_ACK_NOW; }
+static void tcp_ack_now(sock& sk) {
+    inet_csk(sk).icsk_ack.pending |= ICSK_ACK_SCHED | ICSK_ACK_NOW;
+}
 
 bool tcp_in_quickack_mode(const sock& sk) {
     return inet_csk(sk).icsk_ack.quick && !inet_csk(sk).icsk_ack.pingpong;
@@ -70,7 +72,8 @@ void tcp_ack_snd_check(tcp_env& env, sock& sk) {
         (tcp_inq_bytes(tp) < static_cast<u32>(max_of(sk.sk_rcvlowat, 1)) ||
          __tcp_select_window(sk) >= min_of(tp.rcv_wnd, tcp_full_space(sk) / 2));
     // And at once while there is a gap, and when one has been filled.
-    if (two_segments || tcp_in_quickack_mode(sk) || (icsk.icsk_ack.pending & ICSK_ACK_NOW) || tp.num_ooo)
+    if (two_segments || tcp_in_quickack_mode(sk) || (icsk.icsk_ack.pending & ICSK_ACK_NOW) ||
+        tp.num_ooo)
         tcp_send_ack(env, sk);
     else
         tcp_send_delayed_ack(env, sk);
@@ -132,7 +135,8 @@ static void tcp_rcv_nxt_update(tcp_sock& tp, u32 seq) {
     tp.bytes_received += seq - tp.rcv_nxt;
     // Waiters look at it without the lock.
     __atomic_store_n(&tp.rcv_nxt, seq, __ATOMIC_RELEASE);
-    if (stream_ring* ring = slab_get(tp.rx_ring)) ring->tail.store(tcp_rx_offset(tp, tcp_rx_end(tp)));
+    if (stream_ring* ring = slab_get(tp.rx_ring))
+        ring->tail.store(tcp_rx_offset(tp, tcp_rx_end(tp)));
 }
 
 // --- FIN ---------------------------------------------------------------------------------------------------

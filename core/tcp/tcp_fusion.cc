@@ -8,6 +8,8 @@
 #include "core/base/config.h"
 #include "core/base/crash_point.h"
 #include "core/inet/inet_hashtables.h"
+#include "core/net/net_rx.h"
+#include "core/net/spin_wait.h"
 #include "core/tcp/tcp.h"
 
 namespace sockshim {
@@ -133,27 +135,39 @@ void agree_on_window(tcp_sock& from, tcp_sock& to) {
     to.rcv_wup = to.rcv_nxt;
     to.rcv_wnd = __tcp_select_window(as_sock(to));
     from.snd_wnd = to.rcv_wnd;
-    from.max_window = max_of(from.max_window, from.snd_wnd);
+    // What the peer can offer from now on: a larger one from before its buffer was made small would keep
+    // the sender waiting for a window that never comes (RFC 9293, 3.8.6.2.1).
+    from.max_window = max_of(from.snd_wnd, tcp_full_space(as_sock(to)));
     from.snd_wl1 = from.rcv_nxt;
+    tcp_sync_mss(as_sock(from), from.pmtu);
     inet_csk_clear_delack_timer(as_sock(to));
 }
 
+// A call that has moved some bytes returns with them when a handler has run, SA_RESTART or not.
 struct rx_wait {
     tcp_sock* tp;
     u64 need;
+    bool partial;
+    signal_sample signals;
 };
 bool rx_ready(void* arg) {
     const rx_wait& w = *static_cast<rx_wait*>(arg);
-    if (!w.tp->fused.load()) return true;
+    if (!w.tp->fused.load() || (w.partial && w.signals.any())) return true;
     const sock& sk = as_sock(*w.tp);
     if (sk.sk_err.load_relaxed() || sk.sk_shutdown.load()) return true;
     const stream_ring* r = slab_get(w.tp->rx_ring);
     return !r || r->tail.load() - r->head.load_relaxed() >= w.need;
 }
 
+struct tx_wait {
+    tcp_sock* tp;
+    bool partial;
+    signal_sample signals;
+};
 bool tx_ready(void* arg) {
-    const tcp_sock& tp = *static_cast<tcp_sock*>(arg);
-    if (!tp.fused.load()) return true;
+    const tx_wait& w = *static_cast<tx_wait*>(arg);
+    const tcp_sock& tp = *w.tp;
+    if (!tp.fused.load() || (w.partial && w.signals.any())) return true;
     const sock& sk = as_sock(tp);
     if (sk.sk_err.load_relaxed() || sk.sk_shutdown.load()) return true;
     const stream_ring* r = slab_get(tp.tx_ring);
@@ -185,8 +199,13 @@ i64 fill_ring(tcp_sock& tp, msghdr_iter& msg) {
     }
     const u64 n = r->size > used ? min_of<u64>(want, r->size - used) : 0;
     if (!n) return r->size ? 0 : -ENOBUFS;
+    const iov_iter before = msg.iter;
     const i64 wrote = ring_write_iter(*r, tail, static_cast<u32>(n), msg.iter);
-    if (wrote <= 0) return wrote;
+    if (SOCKSHIM_UNLIKELY(wrote != static_cast<i64>(n))) {
+        // As Linux, a piece that faults anywhere is not sent at all.
+        msg.iter = before;
+        return -EFAULT;
+    }
     SOCKSHIM_CRASH_POINT();
     r->sends += 1;
     r->tail.store(tail + static_cast<u64>(wrote));
@@ -211,7 +230,8 @@ i64 drain_ring(tcp_sock& tp, msghdr_iter& msg, u64 want, u64 peeked) {
     if (!n) return 0;
     i64 got = n;
     if (SOCKSHIM_LIKELY(!(msg.flags & MSG_TRUNC))) got = ring_read_iter(*r, head, n, msg.iter);
-    if (got <= 0 || (msg.flags & MSG_PEEK)) return got;
+    if (SOCKSHIM_UNLIKELY(got != static_cast<i64>(n))) return -EFAULT; // nothing is taken
+    if (msg.flags & MSG_PEEK) return got;
     SOCKSHIM_CRASH_POINT();
     r->head.store(head + static_cast<u64>(got));
     if (sock* peer = slab_get(tp.fused_peer)) {
@@ -226,7 +246,7 @@ i64 drain_ring(tcp_sock& tp, msghdr_iter& msg, u64 want, u64 peeked) {
 } // namespace
 
 bool tcp_is_fused(const tcp_sock& tp) {
-    if (SOCKSHIM_UNLIKELY(config().fuse_flip) && !tp.fused.load() && flip()) {
+    if (SOCKSHIM_UNLIKELY(config().fuse_flip) && !tp.fused.load() && !sock_locks_held && flip()) {
         tcp_fuse_try(const_cast<sock&>(as_sock(tp)));
     }
     return tp.fused.load();
@@ -262,9 +282,11 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
         if (n < 0) return sent ? sent : n;
         if (noblock) return sent ? sent : -EAGAIN;
         if (!timed) deadline = deadline_of(sk.sk_sndtimeo_us), timed = true;
-        if (const int err = wait_on(sk.sk_wq, WAIT_TX, tx_ready, &tp, deadline)) {
+        tx_wait w{&tp, sent > 0, {}};
+        if (const int err = wait_on(sk.sk_wq, WAIT_TX, tx_ready, &w, deadline)) {
             return sent ? sent : err;
         }
+        if (w.partial && w.signals.any()) return sent;
     }
 }
 
@@ -292,7 +314,8 @@ i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg) {
             return static_cast<i64>(copied) + (rest > 0 ? rest : 0);
         }
         if (n < 0) return copied ? static_cast<i64>(copied) : n;
-        if (copied >= target || !len) return static_cast<i64>(copied);
+        // Nothing was asked for: that it can be had is the answer, as in tcp_recvmsg.
+        if (copied >= target || (!len && tcp_fused_inq(sk))) return static_cast<i64>(copied);
         if (copied && (sk.sk_err.load_relaxed() || noblock)) return static_cast<i64>(copied);
         if (sk.sk_err.load_relaxed()) return sock_error(sk);
         if (noblock) return -EAGAIN;
@@ -300,11 +323,12 @@ i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg) {
         // Asking for more than the ring can hold would wait for ever.
         const stream_ring* r = slab_get(tp.rx_ring);
         const u64 room = r ? max_of(r->limit / 2, 1u) : 1;
-        rx_wait w{&tp, peek ? min_of(target, room) : min_of(target - copied, room)};
+        rx_wait w{&tp, peek ? min_of(target, room) : min_of(target - copied, room), copied > 0, {}};
         if (peek && copied >= w.need) return static_cast<i64>(copied);
         if (const int err = wait_on(sk.sk_wq, WAIT_RX, rx_ready, &w, deadline)) {
             return copied ? static_cast<i64>(copied) : err;
         }
+        if (w.partial && w.signals.any()) return static_cast<i64>(copied);
     }
 }
 
@@ -386,7 +410,7 @@ u32 tcp_fused_poll(sock& sk) {
         mask |= POLLIN | POLLRDNORM;
     }
     const stream_ring* out = slab_get(tp.tx_ring);
-    if (out && ring_writable(*out)) mask |= POLLOUT | POLLWRNORM | POLLWRBAND;
+    if (out && ring_writable(*out)) mask |= POLLOUT | POLLWRNORM;
     return mask;
 }
 

@@ -21,7 +21,8 @@ static bool tcp_disordered_ack(const tcp_sock& tp, const sk_buff& skb) {
     const tcp_header& th = skb.tcp;
     return skb_seq_len(skb) == 0 && th.seq == tp.rcv_nxt && th.ack_seq == tp.snd_una &&
            static_cast<u32>(th.window) << (tp.snd_wscale & 15) == tp.snd_wnd &&
-           seq_diff(tp.ts_recent, th.ts_val) <= static_cast<i32>(tp.inet_conn.icsk_rto_us / US_PER_MS);
+           seq_diff(tp.ts_recent, th.ts_val) <=
+               static_cast<i32>(tp.inet_conn.icsk_rto_us / US_PER_MS);
 }
 
 // RFC 9293, 3.10.7.4, first: the acceptability test, on the widest window that may have been offered.
@@ -72,7 +73,8 @@ static bool tcp_validate_incoming(tcp_env& env, sock& sk, const sk_buff& skb) {
     tcp_sock& tp = tcp_sk(sk);
     const tcp_header& th = skb.tcp;
     const bool rst = th.flags & TCPHDR_RST, syn = th.flags & TCPHDR_SYN;
-    if (tp.saw_tstamp && !tcp_paws_check(tp, th.ts_val, env.now_us) && !tcp_disordered_ack(tp, skb)) {
+    if (tp.saw_tstamp && !tcp_paws_check(tp, th.ts_val, env.now_us) &&
+        !tcp_disordered_ack(tp, skb)) {
         if (!rst) {
             if (!tcp_oow_rate_limited(env, skb, tp.oow_stamp_us)) tcp_send_dupack(env, sk, skb);
             return false;
@@ -99,8 +101,10 @@ static bool tcp_validate_incoming(tcp_env& env, sock& sk, const sk_buff& skb) {
                 most = seq_max(most, tp.ooo[i].end_seq);
             exact = th.seq == most;
         }
-        if (exact) tcp_reset(env, sk);
-        else tcp_send_challenge_ack(env, sk);
+        if (exact)
+            tcp_reset(env, sk);
+        else
+            tcp_send_challenge_ack(env, sk);
         return false;
     }
     if (syn) {
@@ -140,9 +144,10 @@ static void tcp_count_in(sock& sk, const sk_buff& skb) {
 //   - when the timestamp is missing or goes back.
 static bool tcp_header_predicted(const tcp_sock& tp, const sk_buff& skb) {
     const tcp_header& th = skb.tcp;
-    return (th.flags & ~TCPHDR_PSH) == TCPHDR_ACK && th.seq == tp.rcv_nxt && !tp.num_ooo && !tp.ooo_fin &&
-           !tp.urg_data && skb.payload() <= tcp_receive_window(tp) && !after(th.ack_seq, tp.snd_nxt) &&
-           !before(th.ack_seq, tp.snd_una) && (!tp.tstamp_ok || tp.saw_tstamp) &&
+    return (th.flags & ~TCPHDR_PSH) == TCPHDR_ACK && th.seq == tp.rcv_nxt && !tp.num_ooo &&
+           !tp.ooo_fin && !tp.urg_data && skb.payload() <= tcp_receive_window(tp) &&
+           !after(th.ack_seq, tp.snd_nxt) && !before(th.ack_seq, tp.snd_una) &&
+           (!tp.tstamp_ok || tp.saw_tstamp) &&
            (!tp.saw_tstamp || seq_diff(th.ts_val, tp.ts_recent) >= 0);
 }
 
@@ -158,7 +163,8 @@ void tcp_rcv_established(tcp_env& env, sock& sk, const sk_buff& skb) {
     }
     const int acceptable = tcp_ack(env, sk, skb, FLAG_SLOWPATH | FLAG_UPDATE_TS_RECENT);
     if (acceptable < 0) {
-        if (after(skb.tcp.ack_seq, tp.snd_nxt)) tcp_send_challenge_ack(env, sk); // "send an ACK, drop"
+        if (after(skb.tcp.ack_seq, tp.snd_nxt))
+            tcp_send_challenge_ack(env, sk); // "send an ACK, drop"
         return;
     }
     tcp_urg(env, sk, skb);
@@ -241,7 +247,8 @@ static bool tcp_rcv_synsent_state_process(tcp_env& env, sock& sk, const sk_buff&
         }
         return false;
     }
-    if (th.flags & TCPHDR_RST) return false; // RFC 9293, 3.10.7.3, second: without ACK it proves nothing
+    if (th.flags & TCPHDR_RST)
+        return false; // RFC 9293, 3.10.7.3, second: without ACK it proves nothing
     if (!(th.flags & TCPHDR_SYN)) return false;
     // RFC 9293, 3.5, figure 8: both sides have sent a SYN.
     tcp_set_state(sk, TCP_SYN_RECV);
@@ -256,7 +263,8 @@ static bool tcp_rcv_synsent_state_process(tcp_env& env, sock& sk, const sk_buff&
 static void tcp_synrecv_established(tcp_env& env, sock& sk, const tcp_header& th) {
     tcp_sock& tp = tcp_sk(sk);
     inet_connection_sock& icsk = inet_csk(sk);
-    if (icsk.icsk_pending == ICSK_TIME_RETRANS && !tcp_packets_out(tp)) inet_csk_clear_xmit_timer(sk);
+    if (icsk.icsk_pending == ICSK_TIME_RETRANS && !tcp_packets_out(tp))
+        inet_csk_clear_xmit_timer(sk);
     tp.copied_seq = tp.rcv_nxt;
     tcp_set_state(sk, TCP_ESTABLISHED);
     tp.snd_una = th.ack_seq;

@@ -10,13 +10,12 @@
 #include "core/net/timer.h"
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_cong.h"
-#include "core/tcp/tcp_fusion.h"
 
 namespace sockshim {
 
 // --- requests ---------------------------------------------------------------------------------------------
 
-static bool same_tuple_answer(sk_buff& skb, const request_sock& req) {
+static void same_tuple_answer(sk_buff& skb, const request_sock& req) {
     const sock_common& c = req.__req_common;
     std::memset(static_cast<void*>(&skb), 0, sizeof(skb));
     skb.saddr = c.skc_rcv_saddr;
@@ -26,7 +25,6 @@ static bool same_tuple_answer(sk_buff& skb, const request_sock& req) {
     skb.ip_flags = 1;
     skb.tcp.source = c.skc_num;
     skb.tcp.dest = __builtin_bswap16(c.skc_dport);
-    return true;
 }
 
 // The SYN-ACK (RFC 9293, 3.10.7.2): answers only what the SYN offered.
@@ -83,7 +81,8 @@ static void tcp_reqsk_unlink(sock& listener, handle<request_sock> h) {
         }
         if (*link == req_index(h) + 1) {
             *link = at->req_next;
-            if (inet_csk(listener).icsk_qlen.load_relaxed()) inet_csk(listener).icsk_qlen.fetch_sub(1);
+            if (inet_csk(listener).icsk_qlen.load_relaxed())
+                inet_csk(listener).icsk_qlen.fetch_sub(1);
             return;
         }
         link = &at->req_next;
@@ -151,7 +150,8 @@ void tcp_conn_request(tcp_env& env, sock& listener, const sk_buff& skb, u32 want
     c.skc_dport = __builtin_bswap16(th.source);
     req.rsk_listener = sk_handle(listener);
     req.rcv_isn = th.seq;
-    req.snt_isn = want_isn ? want_isn : env.secure_isn(env, skb.daddr, skb.saddr, th.dest, th.source);
+    req.snt_isn =
+        want_isn ? want_isn : env.secure_isn(env, skb.daddr, skb.saddr, th.dest, th.source);
     req.mss = max_of<u16>(th.mss ? th.mss : TCP_MSS_DEFAULT_LEN, TCP_MIN_SND_MSS);
     req.tstamp_ok = th.has_ts;
     req.ts_recent = th.has_ts ? th.ts_val : 0;
@@ -199,12 +199,14 @@ void inet_reqsk_timer(handle<request_sock> h, u64) {
             expire = req->num_timeout >= limit && (!req->acked || req->num_timeout >= defer);
             resend = !req->acked || req->num_timeout + 1u >= defer;
         }
-        if (!expire && resend) expire = tcp_rtx_synack(env, *listener, *req) < 0 && !req->acked &&
-                                        req->num_timeout >= limit;
+        if (!expire && resend)
+            expire = tcp_rtx_synack(env, *listener, *req) < 0 && !req->acked &&
+                     req->num_timeout >= limit;
         if (expire) {
             tcp_reqsk_drop(*listener, h);
         } else {
-            const u64 wait = static_cast<u64>(TCP_TIMEOUT_INIT) << min_of<u32>(++req->num_timeout, 7);
+            const u64 wait = static_cast<u64>(TCP_TIMEOUT_INIT)
+                             << min_of<u32>(++req->num_timeout, 7);
             req->timeout_us = env.now_us + min_of<u64>(wait, TCP_RTO_MAX);
         }
     } else if (req && sk_state(*listener) != TCP_LISTEN) {
@@ -233,7 +235,8 @@ static bool tcp_in_window(u32 seq, u32 end_seq, u32 s_win, u32 e_win) {
 }
 
 // RFC 9293, 3.10.7.4 for SYN-RECEIVED, on a request.
-bool tcp_check_req(tcp_env& env, sock& listener, handle<request_sock> h, const sk_buff& skb, sock** child) {
+bool tcp_check_req(tcp_env& env, sock& listener, handle<request_sock> h, const sk_buff& skb,
+                   sock** child) {
     *child = nullptr;
     request_sock* found = slab_get(h);
     if (!found) return false;
@@ -256,12 +259,14 @@ bool tcp_check_req(tcp_env& env, sock& listener, handle<request_sock> h, const s
     if ((flags & TCPHDR_ACK) && th.ack_seq != req.snt_isn + 1) return !(flags & TCPHDR_RST);
 
     const u32 rcv_nxt = req.rcv_isn + 1;
-    if (paws_reject || !tcp_in_window(th.seq, skb_end_seq(skb), rcv_nxt, rcv_nxt + req.rcv_wnd_init)) {
+    if (paws_reject ||
+        !tcp_in_window(th.seq, skb_end_seq(skb), rcv_nxt, rcv_nxt + req.rcv_wnd_init)) {
         if (!(flags & TCPHDR_RST)) tcp_reqsk_send_ack(env, req);
         return false;
     }
     if (req.tstamp_ok && th.has_ts && !after(th.seq, rcv_nxt)) req.ts_recent = th.ts_val;
-    if (th.seq == req.rcv_isn) flags &= static_cast<u8>(~TCPHDR_SYN); // only its SYN is outside the window
+    if (th.seq == req.rcv_isn)
+        flags &= static_cast<u8>(~TCPHDR_SYN); // only its SYN is outside the window
     if (flags & (TCPHDR_RST | TCPHDR_SYN)) {
         const bool rst = !(flags & TCPHDR_RST);
         tcp_reqsk_drop(listener, h);
@@ -425,8 +430,8 @@ tcp_tw_status tcp_timewait_state_process(tcp_env& env, inet_timewait_sock& tw, c
     const bool rst = th.flags & TCPHDR_RST, syn = th.flags & TCPHDR_SYN;
     const bool has_ts = tw.tw_has_ts && th.has_ts;
     const bool paws_reject = has_ts && !rst && seq_diff(tw.tw_ts_recent, th.ts_val) > 0;
-    const handle<inet_timewait_sock> self = slab_handle_at<inet_timewait_sock>(
-        cell_index_of(REGION_TIMEWAIT, &tw));
+    const handle<inet_timewait_sock> self =
+        slab_handle_at<inet_timewait_sock>(cell_index_of(REGION_TIMEWAIT, &tw));
     const auto note_ts = [&] {
         if (!has_ts) return;
         tw.tw_ts_recent = th.ts_val;
@@ -434,7 +439,8 @@ tcp_tw_status tcp_timewait_state_process(tcp_env& env, inet_timewait_sock& tw, c
     };
 
     if (tw.tw_substate == TCP_FIN_WAIT2) {
-        if (paws_reject || !tcp_in_window(th.seq, end_seq, tw.tw_rcv_nxt, tw.tw_rcv_nxt + tw.tw_rcv_wnd))
+        if (paws_reject ||
+            !tcp_in_window(th.seq, end_seq, tw.tw_rcv_nxt, tw.tw_rcv_nxt + tw.tw_rcv_wnd))
             return rst ? TCP_TW_SUCCESS : TCP_TW_ACK;
         if (rst) {
             inet_twsk_deschedule_put(self);
@@ -473,7 +479,8 @@ tcp_tw_status tcp_timewait_state_process(tcp_env& env, inet_timewait_sock& tw, c
     }
     if (!rst) {
         // A resent FIN: the other side has not heard our ACK, the 2 MSL start again.
-        if (paws_reject || (th.flags & TCPHDR_ACK)) tw.tw_deadline_us = env.now_us + TCP_TIMEWAIT_LEN;
+        if (paws_reject || (th.flags & TCPHDR_ACK))
+            tw.tw_deadline_us = env.now_us + TCP_TIMEWAIT_LEN;
         return TCP_TW_ACK;
     }
     return TCP_TW_SUCCESS;

@@ -17,7 +17,8 @@ u32 tcp_sndbuf(const sock& sk) {
 }
 
 static u32 tcp_wmem_queued(const tcp_sock& tp) {
-    return __atomic_load_n(&tp.write_seq, __ATOMIC_RELAXED) - __atomic_load_n(&tp.snd_una, __ATOMIC_RELAXED);
+    return __atomic_load_n(&tp.write_seq, __ATOMIC_RELAXED) -
+           __atomic_load_n(&tp.snd_una, __ATOMIC_RELAXED);
 }
 
 // TCP_NOTSENT_LOWAT: what has not left yet counts as no room beyond that many bytes.
@@ -42,8 +43,8 @@ static bool tcp_has_room(const sock& sk) {
 
 static bool send_ready(void* arg) {
     const sock& sk = *static_cast<const sock*>(arg);
-    return sk.sk_err.load_relaxed() || (sk.sk_shutdown.load() & SEND_SHUTDOWN) || tcp_has_room(sk) ||
-           sk_state(sk) == TCP_CLOSE || tcp_sk(sk).fused.load();
+    return sk.sk_err.load_relaxed() || (sk.sk_shutdown.load() & SEND_SHUTDOWN) ||
+           tcp_has_room(sk) || sk_state(sk) == TCP_CLOSE || tcp_sk(sk).fused.load();
 }
 
 static bool connect_ready(void* arg) {
@@ -66,7 +67,8 @@ struct call_deadline {
 };
 
 // Lets the sock go while the call waits. Locked before and after; afterwards the connection may be fused.
-static int sk_stream_wait(sock& sk, wait_side side, bool (*ready)(void*), void* arg, call_deadline& d) {
+static int sk_stream_wait(sock& sk, wait_side side, bool (*ready)(void*), void* arg,
+                          call_deadline& d) {
     const i64 deadline = d.get(this_tcp_env().now_us);
     release_sock(sk);
     const int err = wait_on(sk.sk_wq, side, ready, arg, deadline);
@@ -83,7 +85,10 @@ static i64 sk_stream_error(sock& sk) {
 static void tcp_mark_push(tcp_sock& tp) { tp.nonagle |= TCP_NAGLE_PUSH; }
 
 // Urgent data: everything up to here, the last byte above all (RFC 9293, 3.8.5).
-static void tcp_mark_urg(tcp_sock& tp) { tp.snd_up = tcp_tx_end(tp); tp.urg_mode = 1; }
+static void tcp_mark_urg(tcp_sock& tp) {
+    tp.snd_up = tcp_tx_end(tp);
+    tp.urg_mode = 1;
+}
 
 static void tcp_push(tcp_env& env, sock& sk, int flags) {
     tcp_sock& tp = tcp_sk(sk);
@@ -109,7 +114,8 @@ static i64 tcp_queue_bytes(sock& sk, u32 n, iov_iter& from) {
     const u64 used = tp.tx_off - ring->head.load();
     const u32 size = ring_grow(*ring, n, tp.tx_off);
     if (used >= size) return -ENOBUFS;
-    const i64 wrote = ring_write_iter(*ring, tp.tx_off, static_cast<u32>(min_of<u64>(n, size - used)), from);
+    const i64 wrote =
+        ring_write_iter(*ring, tp.tx_off, static_cast<u32>(min_of<u64>(n, size - used)), from);
     if (wrote <= 0) return wrote;
     ring->tail.store(tp.tx_off + static_cast<u64>(wrote));
     tp.tx_off += static_cast<u64>(wrote);
@@ -147,7 +153,8 @@ static i64 tcp_sendmsg_locked(sock& sk, msghdr_iter& msg, bool& fused_again) {
             u32 room = tcp_sndbuf(sk) - tcp_wmem_queued(tp);
             // In steps of some segments, so that the receiver works while the rest is being copied.
             room = min_of(room, max_of(mss * 4, 65536u));
-            wrote = tcp_queue_bytes(sk, static_cast<u32>(min_of<u64>(msg.iter.count, room)), msg.iter);
+            wrote =
+                tcp_queue_bytes(sk, static_cast<u32>(min_of<u64>(msg.iter.count, room)), msg.iter);
         }
         if (wrote == -EFAULT) {
             if (copied) break;
@@ -168,7 +175,8 @@ static i64 tcp_sendmsg_locked(sock& sk, msghdr_iter& msg, bool& fused_again) {
         // What was pushed may be through already: others may have to work it off first.
         if (noblock) {
             if (copied) return copied;
-            return wrote == -ENOBUFS && !tcp_send_head(tp) && !tcp_packets_out(tp) ? -ENOBUFS : -EAGAIN;
+            return wrote == -ENOBUFS && !tcp_send_head(tp) && !tcp_packets_out(tp) ? -ENOBUFS
+                                                                                   : -EAGAIN;
         }
         if (wrote == -ENOBUFS && !tcp_packets_out(tp) && !tcp_send_head(tp))
             return copied ? copied : -ENOBUFS; // the arena is full and nothing of ours will free it
@@ -185,7 +193,11 @@ static i64 tcp_sendmsg_locked(sock& sk, msghdr_iter& msg, bool& fused_again) {
 
 i64 tcp_sendmsg(sock& sk, msghdr_iter& msg) {
     tcp_sock& tp = tcp_sk(sk);
-    if (msg.flags & MSG_FASTOPEN) return -EOPNOTSUPP; // net.ipv4.tcp_fastopen without the client's bit
+    if (msg.flags & MSG_FASTOPEN)
+        return -EOPNOTSUPP; // net.ipv4.tcp_fastopen without the client's bit
+    if (SOCKSHIM_UNLIKELY(msg.controllen)) {
+        if (const int err = sock_cmsg_send(sk, msg)) return err;
+    }
     if (SOCKSHIM_UNLIKELY(tp.fuse_want)) tcp_fuse_pending(sk);
     const bool urgent = msg.flags & MSG_OOB;
     i64 sent = 0;
@@ -194,8 +206,10 @@ i64 tcp_sendmsg(sock& sk, msghdr_iter& msg) {
             const i64 n = tcp_fused_sendmsg(sk, msg);
             if (SOCKSHIM_LIKELY(n != TCP_NOT_FUSED)) return sent ? sent + max_of<i64>(n, 0) : n;
         }
-        if (urgent) tcp_lock_unfused(sk);
-        else lock_sock(sk);
+        if (urgent)
+            tcp_lock_unfused(sk);
+        else
+            lock_sock(sk);
         if (!tp.fused.load()) {
             bool fused_again = false;
             const i64 n = tcp_sendmsg_locked(sk, msg, fused_again);
@@ -236,7 +250,8 @@ static i64 tcp_recv_urg(sock& sk, msghdr_iter& msg) {
     tcp_sock& tp = tcp_sk(sk);
     const int flags = msg.flags;
     // No urgent data, or it is in the stream, or it has been read.
-    if (sock_flag(sk, SOCK_URGINLINE) || !tp.urg_data || tp.urg_data == TCP_URG_READ) return -EINVAL;
+    if (sock_flag(sk, SOCK_URGINLINE) || !tp.urg_data || tp.urg_data == TCP_URG_READ)
+        return -EINVAL;
     if (sk_state(sk) == TCP_CLOSE && !sock_flag(sk, SOCK_DONE)) return -ENOTCONN;
     if (tp.urg_data & TCP_URG_VALID) {
         const u8 byte = static_cast<u8>(tp.urg_data);
@@ -317,9 +332,11 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
     call_deadline deadline = {sock_rcvtimeo(sk, flags & MSG_DONTWAIT), 0, false};
     const bool noblock = deadline.timeout_us == 0;
     const u64 len = msg.iter.count;
-    const u32 target = sock_rcvlowat(sk, flags & MSG_WAITALL, static_cast<u32>(min_of<u64>(len, 0x7fffffff)));
+    const u32 target =
+        sock_rcvlowat(sk, flags & MSG_WAITALL, static_cast<u32>(min_of<u64>(len, 0x7fffffff)));
     u32 seq = tp.copied_seq; // a peek goes on without eating
-    if (peek && sk.sk_peek_off > 0) seq += min_of(static_cast<u32>(sk.sk_peek_off), tcp_inq_bytes(tp));
+    if (peek && sk.sk_peek_off > 0)
+        seq += min_of(static_cast<u32>(sk.sk_peek_off), tcp_inq_bytes(tp));
     u64 copied = 0;
     i64 result = 0;
 
@@ -382,8 +399,11 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
     }
     if (copied && !peek) tcp_cleanup_rbuf(this_tcp_env(), sk, static_cast<u32>(copied));
     if (copied && sk.sk_peek_off >= 0) {
-        if (peek) sk.sk_peek_off += static_cast<i32>(copied);
-        else sk.sk_peek_off = static_cast<i32>(max_of<i64>(sk.sk_peek_off - static_cast<i64>(copied), 0));
+        if (peek)
+            sk.sk_peek_off += static_cast<i32>(copied);
+        else
+            sk.sk_peek_off =
+                static_cast<i32>(max_of<i64>(sk.sk_peek_off - static_cast<i64>(copied), 0));
     }
     if (result < 0) return result;
     if (tp.recvmsg_inq) {
@@ -400,7 +420,13 @@ static i64 tcp_recvmsg_flags(sock& sk, msghdr_iter& msg) {
         // Urgent data unfuses when it is sent: asking for it while fused finds none.
         if (SOCKSHIM_LIKELY(tcp_is_fused(tp)) && !urgent) {
             const i64 n = tcp_fused_recvmsg(sk, msg);
-            if (SOCKSHIM_LIKELY(n != TCP_NOT_FUSED)) return n;
+            if (SOCKSHIM_LIKELY(n != TCP_NOT_FUSED)) {
+                if (SOCKSHIM_UNLIKELY(tp.recvmsg_inq) && n >= 0) {
+                    const int inq = static_cast<int>(tcp_fused_inq(sk));
+                    put_cmsg(msg, SOL_TCP, TCP_CM_INQ, sizeof(inq), &inq);
+                }
+                return n;
+            }
         }
         lock_sock(sk);
         if (tp.fused.load() && !urgent) {

@@ -58,8 +58,10 @@ u32 __tcp_select_window(const sock& sk) {
     if (scale) return free_space >> scale << scale;
     // Without a scale: whole segments, unless the old window is already within one.
     u32 window = tp.rcv_wnd;
-    if (window + mss <= free_space || window > free_space) window = free_space - free_space % mss;
-    else if (mss == full_space && free_space > window + full_space / 2) window = free_space;
+    if (window + mss <= free_space || window > free_space)
+        window = free_space - free_space % mss;
+    else if (mss == full_space && free_space > window + full_space / 2)
+        window = free_space;
     return window;
 }
 
@@ -221,11 +223,7 @@ int tcp_transmit_skb(tcp_env& env, sock& sk, u32 seq, u32 len, u8 flags) {
         tp.data_segs_out++;
         tp.bytes_sent += len;
     }
-    if (len || (flags & (TCPHDR_SYN | TCPHDR_FIN))) {
-        tp.segs_out++;
-    } else {
-        tp.segs_out++; // pure ACKs count as well (RFC 4898, tcpEStatsPerfSegsOut)
-    }
+    tp.segs_out++; // pure ACKs count as well (RFC 4898, tcpEStatsPerfSegsOut)
     env.sk = &sk;
     const int err = env.queue_xmit(env, skb);
     env.sk = nullptr;
@@ -269,7 +267,8 @@ static bool tcp_nagle_test(const tcp_sock& tp, bool partial, bool fin, u8 nonagl
     if (tp.urg_mode && before(tp.snd_nxt, tp.snd_up)) return true;
     if (nonagle & TCP_NAGLE_CORK) return false;
     if (nonagle & TCP_NAGLE_OFF) return true;
-    return !(tcp_packets_out(tp) && after(tp.snd_sml, tp.snd_una) && !after(tp.snd_sml, tp.snd_nxt));
+    return !(tcp_packets_out(tp) && after(tp.snd_sml, tp.snd_una) &&
+             !after(tp.snd_sml, tp.snd_nxt));
 }
 
 bool tcp_write_xmit(tcp_env& env, sock& sk, u32 mss, u8 nonagle) {
@@ -327,9 +326,7 @@ void tcp_push_pending_frames(tcp_env& env, sock& sk) {
 }
 
 // An ACK may have opened the window or emptied the send ring.
-void tcp_data_snd_check(tcp_env& env, sock& sk) {
-    tcp_push_pending_frames(env, sk);
-}
+void tcp_data_snd_check(tcp_env& env, sock& sk) { tcp_push_pending_frames(env, sk); }
 
 // --- control segments ----------------------------------------------------------------------------------
 
@@ -352,7 +349,7 @@ void tcp_send_delayed_ack(tcp_env& env, sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
     u64 ato = max_of(icsk.icsk_ack.ato_us, TCP_ATO_MIN);
     u64 most = icsk.icsk_ack.pingpong || (icsk.icsk_ack.pending & ICSK_ACK_PUSHED) ? TCP_DELACK_MAX
-                                                                                  : 500000;
+                                                                                   : 500000;
     if (tp.srtt_us) most = min_of<u64>(most, max_of<u64>(tp.srtt_us >> 3, TCP_ATO_MIN));
     ato = min_of<u64>(min_of(ato, most), TCP_DELACK_MAX);
     u64 at = env.now_us + ato;
@@ -405,6 +402,8 @@ int tcp_connect(tcp_env& env, sock& sk) {
     tp.snd_una = tp.iss;
     tp.snd_nxt = tp.iss;
     tp.snd_sml = tp.iss;
+    tp.high_seq = tp.iss;
+    tp.retrans_nxt = tp.iss;
     tp.snd_up = tp.iss;
     tp.write_seq = tp.iss + 1;
     tp.tx_fin = tp.rx_fin = 0;
@@ -482,7 +481,8 @@ int tcp_write_wakeup(tcp_env& env, sock& sk) {
         const u32 len = min_of(min_of(avail, room), tcp_current_mss(sk));
         const bool fin = tp.tx_fin && len == avail && room > len;
         const u32 seq = tp.snd_nxt;
-        const u8 flags = static_cast<u8>(TCPHDR_ACK | (len ? TCPHDR_PSH : 0) | (fin ? TCPHDR_FIN : 0));
+        const u8 flags =
+            static_cast<u8>(TCPHDR_ACK | (len ? TCPHDR_PSH : 0) | (fin ? TCPHDR_FIN : 0));
         const int err = tcp_transmit_skb(env, sk, seq, len, flags);
         if (!err) tcp_event_new_data_sent(env, sk, seq + len + fin, len != 0);
         return err;

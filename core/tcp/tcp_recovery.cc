@@ -51,7 +51,8 @@ static bool tcp_sack_insert(tcp_sock& tp, sack_block add) {
     sack_block merged = add;
     bool news = true;
     for (; j < n && !after(tp.sacked[j].start_seq, add.end_seq); j++) {
-        if (!after(tp.sacked[j].start_seq, add.start_seq) && !before(tp.sacked[j].end_seq, add.end_seq))
+        if (!after(tp.sacked[j].start_seq, add.start_seq) &&
+            !before(tp.sacked[j].end_seq, add.end_seq))
             news = false;
         merged.start_seq = seq_min(merged.start_seq, tp.sacked[j].start_seq);
         merged.end_seq = seq_max(merged.end_seq, tp.sacked[j].end_seq);
@@ -120,7 +121,8 @@ static u32 tcp_sack_lost_end(const tcp_sock& tp, u32 mss) {
     for (u32 i = sacked_count(tp); i-- > 0;) {
         bytes += tp.sacked[i].end_seq - tp.sacked[i].start_seq;
         ranges++;
-        if (ranges >= tp.reordering || bytes > (tp.reordering - 1u) * mss) return tp.sacked[i].start_seq;
+        if (ranges >= tp.reordering || bytes > (tp.reordering - 1u) * mss)
+            return tp.sacked[i].start_seq;
     }
     return tp.snd_una;
 }
@@ -144,7 +146,8 @@ u32 tcp_pipe_bytes(const tcp_sock& tp) {
     if (ca == TCP_CA_Recovery || ca == TCP_CA_Loss) {
         const u32 lost_end = tcp_lost_end(tp);
         const u32 resent = seq_clamp(tp.retrans_nxt, tp.snd_una, lost_end);
-        pipe = tcp_unsacked_bytes(tp, tp.snd_una, resent) + tcp_unsacked_bytes(tp, lost_end, tp.snd_nxt);
+        pipe = tcp_unsacked_bytes(tp, tp.snd_una, resent) +
+               tcp_unsacked_bytes(tp, lost_end, tp.snd_nxt);
     } else {
         pipe = tcp_unsacked_bytes(tp, tp.snd_una, tp.snd_nxt);
     }
@@ -272,8 +275,7 @@ void tcp_fastretrans_alert(tcp_env& env, sock& sk, u32 acked, bool is_dupack, bo
             tp.retrans_stamp_us = env.now_us;
         }
         return;
-    default:
-        break;
+    default: break;
     }
 
     const bool lost = tp.sack_ok ? tp.num_sacked && (tp.dupacks >= tp.reordering ||

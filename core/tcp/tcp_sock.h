@@ -19,7 +19,8 @@
 
 namespace sockshim {
 
-inline constexpr u32 tcp_max_ooo = 8;    // out-of-order ranges kept; further ones are dropped as if lost
+inline constexpr u32 tcp_max_ooo =
+    8; // out-of-order ranges kept; further ones are dropped as if lost
 inline constexpr u32 tcp_max_sacked = 5; // ranges of ours that the peer says it holds
 
 // tcp_sock.nonagle
@@ -54,15 +55,15 @@ struct tcp_sock {
     u32 snd_nxt;
     u32 write_seq; // one beyond what is queued, FIN included
     u32 snd_wnd;
-    u32 snd_wl1;     // sequence number of the segment that last updated snd_wnd
-    u32 max_window;  // largest window the peer ever offered
-    u32 snd_sml;     // end of the last small segment sent (Minshall's Nagle)
-    u32 iss;         // initial send sequence number: data offset 0 is iss + 1
-    u32 irs;         // initial receive sequence number, likewise
+    u32 snd_wl1;      // sequence number of the segment that last updated snd_wnd
+    u32 max_window;   // largest window the peer ever offered
+    u32 snd_sml;      // end of the last small segment sent (Minshall's Nagle)
+    u32 iss;          // initial send sequence number: data offset 0 is iss + 1
+    u32 irs;          // initial receive sequence number, likewise
     u32 window_clamp; // TCP_WINDOW_CLAMP; 0: none
-    u32 snd_up;      // urgent pointer of ours, with urg_mode
-    u32 urg_seq;     // of the peer's urgent byte, with urg_data
-    u32 rcv_fin_seq; // where an out-of-order FIN stands, with ooo_fin
+    u32 snd_up;       // urgent pointer of ours, with urg_mode
+    u32 urg_seq;      // of the peer's urgent byte, with urg_data
+    u32 rcv_fin_seq;  // where an out-of-order FIN stands, with ooo_fin
 
     u16 urg_data;
     u16 advmss;    // what we announce
@@ -103,10 +104,10 @@ struct tcp_sock {
     u32 mdev_us;
     u32 mdev_max_us;
     u32 rttvar_us;
-    u32 rtt_seq;      // end of the round in which mdev_max is taken
+    u32 rtt_seq; // end of the round in which mdev_max is taken
     u32 rtt_min_us;
-    u32 timed_seq;    // end of the segment being timed
-    u64 timed_us;     // when it was sent; 0: none
+    u32 timed_seq;        // end of the segment being timed
+    u64 timed_us;         // when it was sent; 0: none
     u64 retrans_stamp_us; // first retransmission since snd_una last moved; 0: none
 
     // RFC 5681, 6582, 6675

@@ -221,7 +221,8 @@ void set_quickack(tcp_env& env, sock& sk, int val) {
         return;
     }
     icsk.icsk_ack.pingpong = 0;
-    if ((sk_statef(sk) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)) && (icsk.icsk_ack.pending & ICSK_ACK_SCHED)) {
+    if ((sk_statef(sk) & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)) &&
+        (icsk.icsk_ack.pending & ICSK_ACK_SCHED)) {
         icsk.icsk_ack.pending |= ICSK_ACK_PUSHED;
         tcp_cleanup_rbuf(env, sk, 1);
         if (!(val & 1)) icsk.icsk_ack.pingpong = 1;
@@ -266,13 +267,16 @@ int do_tcp_setsockopt(sock& sk, int optname, int val) {
         icsk.icsk_syn_retries = static_cast<u8>(val);
         return 0;
     case TCP_LINGER2:
-        if (val < 0) tp.linger2_s = -1;
+        if (val < 0)
+            tp.linger2_s = -1;
         else if (static_cast<u64>(val) * US_PER_S > TCP_FIN_TIMEOUT_MAX)
             tp.linger2_s = static_cast<i32>(TCP_FIN_TIMEOUT_MAX / US_PER_S);
-        else tp.linger2_s = val;
+        else
+            tp.linger2_s = val;
         return 0;
     case TCP_DEFER_ACCEPT:
-        icsk.icsk_accept_defer_s = secs_to_retrans(val, TCP_TIMEOUT_INIT / US_PER_S, TCP_RTO_MAX / US_PER_S);
+        icsk.icsk_accept_defer_s =
+            secs_to_retrans(val, TCP_TIMEOUT_INIT / US_PER_S, TCP_RTO_MAX / US_PER_S);
         return 0;
     case TCP_WINDOW_CLAMP:
         if (!val) {
@@ -310,7 +314,8 @@ int do_tcp_setsockopt(sock& sk, int optname, int val) {
     case TCP_FASTOPEN_CONNECT:
         if (val < 0 || val > 1) return -EINVAL;
         return statef & TCPF_CLOSE ? 0 : -EINVAL; // a connect that then sends a plain SYN
-    case TCP_FASTOPEN_NO_COOKIE: return val < 0 || val > 1 ? -EINVAL : statef & (TCPF_CLOSE | TCPF_LISTEN) ? 0 : -EINVAL;
+    case TCP_FASTOPEN_NO_COOKIE:
+        return val < 0 || val > 1 ? -EINVAL : statef & (TCPF_CLOSE | TCPF_LISTEN) ? 0 : -EINVAL;
     case TCP_TX_DELAY: return 0;
     default: return -ENOPROTOOPT;
     }
@@ -328,8 +333,10 @@ int tcp_setsockopt(sock& sk, int level, int optname, const void* optval, u32 opt
     if (optlen < sizeof(int)) return -EINVAL;
     int val;
     if (const int err = get_user(val, optval)) return err;
-    if (needs_packet_path(optname) && val) tcp_lock_unfused(sk);
-    else lock_sock(sk);
+    if (needs_packet_path(optname) && val)
+        tcp_lock_unfused(sk);
+    else
+        lock_sock(sk);
     const int err = do_tcp_setsockopt(sk, optname, val);
     release_sock(sk);
     return err;
@@ -380,7 +387,8 @@ int tcp_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) 
         if (val >= 0) val = val ? val : static_cast<int>(TCP_FIN_TIMEOUT / US_PER_S);
         break;
     case TCP_DEFER_ACCEPT:
-        val = retrans_to_secs(icsk.icsk_accept_defer_s, TCP_TIMEOUT_INIT / US_PER_S, TCP_RTO_MAX / US_PER_S);
+        val = retrans_to_secs(icsk.icsk_accept_defer_s, TCP_TIMEOUT_INIT / US_PER_S,
+                              TCP_RTO_MAX / US_PER_S);
         break;
     case TCP_WINDOW_CLAMP: val = static_cast<int>(tp.window_clamp); break;
     case TCP_QUICKACK: val = !icsk.icsk_ack.pingpong; break;
@@ -413,8 +421,10 @@ int tcp_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) 
 void tcp_set_keepalive(sock& sk, bool on) {
     if (sk_statef(sk) & (TCPF_CLOSE | TCPF_LISTEN)) return;
     if (on && !sock_flag(sk, SOCK_KEEPOPEN))
-        inet_csk_reset_keepalive_timer(sk, this_tcp_env().now_us + keepalive_time_s(tcp_sk(sk)) * US_PER_S);
-    else if (!on) inet_csk_reset_keepalive_timer(sk, 0);
+        inet_csk_reset_keepalive_timer(sk, this_tcp_env().now_us +
+                                               keepalive_time_s(tcp_sk(sk)) * US_PER_S);
+    else if (!on)
+        inet_csk_reset_keepalive_timer(sk, 0);
 }
 
 } // namespace sockshim

@@ -80,7 +80,8 @@ static bool tcp_write_timeout(tcp_env& env, sock& sk) {
     }
     if (icsk.icsk_user_timeout_ms && tcp_sk(sk).retrans_stamp_us &&
         (sk_statef(sk) & (TCPF_SYN_SENT | TCPF_SYN_RECV)))
-        expired = expired || retransmits_timed_out(env, sk, 0, icsk.icsk_user_timeout_ms * US_PER_MS);
+        expired =
+            expired || retransmits_timed_out(env, sk, 0, icsk.icsk_user_timeout_ms * US_PER_MS);
     if (!expired) return false;
     if (do_reset) tcp_send_active_reset(env, sk);
     tcp_write_err(sk);
@@ -118,8 +119,10 @@ void tcp_retransmit_timer(tcp_env& env, sock& sk) {
         return;
     }
     if (!resent) {
-        if (handshake) tp.timed_us = 0;
-        else tcp_enter_loss(env, sk);
+        if (handshake)
+            tp.timed_us = 0;
+        else
+            tcp_enter_loss(env, sk);
         if (icsk.icsk_retransmits < 255) icsk.icsk_retransmits++;
         if (tcp_retransmit_skb(env, sk, tp.snd_una, tp.snd_nxt) < 0) {
             // Lost before the wire: no news about the path. Try again soon, without backing off.
@@ -195,7 +198,8 @@ void tcp_keepalive_timer(tcp_env& env, sock& sk) {
         tcp_done(sk);
         return;
     }
-    if (!sock_flag(sk, SOCK_KEEPOPEN) || (sk_statef(sk) & (TCPF_CLOSE | TCPF_SYN_SENT | TCPF_LISTEN)))
+    if (!sock_flag(sk, SOCK_KEEPOPEN) ||
+        (sk_statef(sk) & (TCPF_CLOSE | TCPF_SYN_SENT | TCPF_LISTEN)))
         return;
     const u64 idle_limit = keepalive_time_s(tp) * US_PER_S;
     u64 next = idle_limit;
@@ -232,8 +236,10 @@ void tcp_timer_env(tcp_env& env, sock& sk) {
         const u8 pending = icsk.icsk_pending;
         inet_csk_clear_xmit_timer(sk);
         if (sk_statef(sk) & (TCPF_CLOSE | TCPF_LISTEN)) return;
-        if (pending == ICSK_TIME_RETRANS) tcp_retransmit_timer(env, sk);
-        else if (pending == ICSK_TIME_PROBE0) tcp_probe_timer(env, sk);
+        if (pending == ICSK_TIME_RETRANS)
+            tcp_retransmit_timer(env, sk);
+        else if (pending == ICSK_TIME_PROBE0)
+            tcp_probe_timer(env, sk);
     }
     if (icsk.icsk_keepalive_us && icsk.icsk_keepalive_us <= now) {
         inet_csk_reset_keepalive_timer(sk, 0);

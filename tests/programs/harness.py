@@ -3,7 +3,7 @@ preload, ports that nobody else has, a watchdog on every wait, and cleaning up.
 
 A test file has cases (@case, called with a World) and guests (@guest, functions that run in a process of
 their own: World.guest). main() runs all cases, or those whose names are given, and exits 0, 1 or, when
-every one of them was skipped, 77. SOCKSHIM_LIB names the library. With SOCKSHIM_NATIVE=1 nothing is preloaded
+every one of them was skipped, 77. SOCKSHIM_LIB names the library. With SHIMTEST_NATIVE=1 nothing is preloaded
 and what is claimed of the shim alone is not asked: that checks the tests themselves.
 
 No case asserts that something is fast; waits end by PATIENCE seconds, which only a hang reaches.
@@ -11,8 +11,8 @@ No case asserts that something is fast; waits end by PATIENCE seconds, which onl
 import contextlib, ctypes, functools, hashlib, os, random, re, shutil, signal, socket, string, subprocess, sys
 import tempfile, threading, time, traceback
 
-PATIENCE = float(os.environ.get("SOCKSHIM_PATIENCE", "40"))
-NATIVE = os.environ.get("SOCKSHIM_NATIVE") == "1"
+PATIENCE = float(os.environ.get("SHIMTEST_PATIENCE", "40"))
+NATIVE = os.environ.get("SHIMTEST_NATIVE") == "1"
 LIB = os.environ.get("SOCKSHIM_LIB", "")
 PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
 LOOPBACK = "127.0.0.1"
@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _cases, _guests = [], {}
-_seed = int(os.environ.get("SOCKSHIM_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
+_seed = int(os.environ.get("SHIMTEST_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
 rng = random.Random(_seed)
 
 
@@ -299,6 +299,7 @@ class World:
         self.lib = LIB
         self.env = {}  # for every preloaded program
         self.programs = []
+        self.keep = False  # closed by whoever set it
         self.work = tempfile.mkdtemp(prefix="sockshim-test-")
         # tmpfs, where the carriers' locks and the arena's pages cost what they cost in use
         self.net = tempfile.mkdtemp(prefix="sockshim-test-", dir="/dev/shm")
@@ -363,7 +364,7 @@ class World:
                     readable = end.isprintable() or not set(end) - set(string.printable)
                     print("      %s (%d bytes)%s" % (label, len(data), " ends: " + repr(end) if readable else ""))
         gdb = shutil.which("gdb")
-        if not gdb or os.environ.get("SOCKSHIM_NO_GDB"):
+        if not gdb or os.environ.get("SHIMTEST_NO_GDB"):
             return
         shown = 0
         for p in self.programs:
@@ -477,7 +478,8 @@ def main():
             if isinstance(problem, OutOfTime):
                 break
         finally:
-            world.close()
+            if not world.keep or function.__name__ in failed:
+                world.close()
     print("%d ok, %d failed%s, %d skipped%s" % (len(done), len(failed), (": " + " ".join(failed)) * bool(failed),
                                                 len(skipped), (": " + " ".join(skipped)) * bool(skipped)))
     sys.exit(1 if failed else 0 if done else 77)

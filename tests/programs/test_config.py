@@ -188,12 +188,12 @@ def broken_module(w):
     """SOCKSHIM_MODULES: what is no shared object gets a message and the family stays unknown (the rest: tests/modules)"""
     need_shim()
     os.mkdir(w.path("modules"))
-    w.file("modules/net-pf-44.so", b"not a shared object")
-    p = w.guest(use_family, 44, env={"SOCKSHIM_MODULES": w.path("modules")})
+    w.file("modules/net-pf-25.so", b"not a shared object")
+    p = w.guest(use_family, 25, env={"SOCKSHIM_MODULES": w.path("modules")})
     p.may_say = True
     p.ok()
-    same("socket(44)", {"EAFNOSUPPORT"}, set(p.text().split()))
-    check(len(messages(p)) >= 1 and "net-pf-44" in messages(p)[0], "message: %s" % messages(p))
+    same("socket(25)", {"EAFNOSUPPORT"}, set(p.text().split()))
+    check(len(messages(p)) >= 1 and "net-pf-25" in messages(p)[0], "message: %s" % messages(p))
     w.ours(talk(w, {"SOCKSHIM_MODULES": w.path("no-such-directory")})[0])
 
 
@@ -253,9 +253,10 @@ def directory_unusable(w):
     directory = network_directory(w)
     os.chmod(directory, 0o777)
     falls_back(w, "open to others")
-    os.rename(directory, w.path("elsewhere"))
-    os.chmod(w.path("elsewhere"), 0o700)
-    os.symlink(w.path("elsewhere"), directory)
+    elsewhere = os.path.join(w.net, "elsewhere")
+    os.rename(directory, elsewhere)
+    os.chmod(elsewhere, 0o700)
+    os.symlink(elsewhere, directory)
     falls_back(w, "a symbolic link")
     os.unlink(directory)
     with open(directory, "w"):
@@ -271,8 +272,8 @@ def arena_unusable(w):
     need_shim()
     talk(w)
     arena = os.path.join(network_directory(w), "arena")
-    os.rename(arena, w.path("arena"))
-    os.symlink(w.path("arena"), arena)
+    os.rename(arena, arena + ".elsewhere")
+    os.symlink(arena + ".elsewhere", arena)
     falls_back(w, "a symbolic link")
     os.unlink(arena)
     os.mkdir(arena)
@@ -404,6 +405,8 @@ def full_tmpfs(w):
         say(" ".join(p.text().split()))
         check(re.search(r"full after \d+ (ENOBUFS|ENOMEM)", p.text()) and "again fine" in p.text(), "as it should be")
     finally:
+        if sys.exc_info()[0]:
+            w.describe()
         for p in w.programs:
             p.end()
         subprocess.run(["umount", small])

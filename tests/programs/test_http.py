@@ -3,7 +3,7 @@ import http.client, http.server, os, signal, socketserver, ssl, sys, urllib.requ
 
 from harness import *
 
-MEGABYTES = int(os.environ.get("SOCKSHIM_TEST_MB", "20"))
+MEGABYTES = int(os.environ.get("SHIMTEST_MB", "20"))
 
 
 def curl(w, *args, shim=True, **how):

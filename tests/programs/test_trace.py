@@ -265,10 +265,10 @@ def end_by(how):
 def endings(w):
     """the trace is there after exit, _exit, quick_exit, abort, a fatal signal and before exec; once"""
     need_shim()
-    for how, status, why in (("exit", 0, "exit"), ("_exit", 3, "exit"), ("quick_exit", 3, "quick_exit"),
+    for how, status, why in (("exit", 0, "exit"), ("_exit", 3, "_?exit"), ("quick_exit", 3, "quick_exit"),
                              ("abort", -signal.SIGABRT, "abort|signal"), ("segv", -signal.SIGSEGV, "signal"),
                              ("raise", -signal.SIGTERM, "signal"), ("handled", 0, "exit"), ("ignored", 0, "exit"),
-                             ("blocked", -signal.SIGTERM, "signal"), ("thread", 4, "exit"), ("exec", 0, "exec"),
+                             ("blocked", -signal.SIGTERM, "signal"), ("thread", 4, "_?exit"), ("exec", 0, "exec"),
                              ("exec_fails", 0, "exit|exec"), ("uncaught", 1, "exit")):
         path = w.path("trace." + how)
         p = w.guest(end_by, how, env={"SOCKSHIM_TRACE": path})

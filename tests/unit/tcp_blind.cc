@@ -3,7 +3,8 @@
 
 using namespace tcp_test;
 
-TEST_CASE("tcp RFC 5961: RST only at exactly RCV.NXT, elsewhere in the window a challenge", "[tcp]") {
+TEST_CASE("tcp RFC 5961: RST only at exactly RCV.NXT, elsewhere in the window a challenge",
+          "[tcp]") {
     sim w;
     scripted s = accept_script(w);
     raw_peer& p = s.peer;
@@ -180,7 +181,7 @@ TEST_CASE("tcp window: a full receive buffer closes it, reading opens it again",
             w.run(100);
         }
         REQUIRE(got.size() == data.size());
-        REQUIRE(got == data);
+        REQUIRE(fnv(got) == fnv(data));
     }
 }
 
@@ -260,7 +261,8 @@ TEST_CASE("tcp urgent: SO_OOBINLINE", "[tcp]") {
     REQUIRE(p.server.read() == "!def");
 }
 
-TEST_CASE("tcp urgent: the pointer may come before its byte, a second one replaces the first", "[tcp]") {
+TEST_CASE("tcp urgent: the pointer may come before its byte, a second one replaces the first",
+          "[tcp]") {
     sim w;
     scripted s = accept_script(w);
     raw_peer& p = s.peer;

@@ -100,7 +100,8 @@ TEST_CASE("tcp connect: nobody listens", "[tcp]") {
     REQUIRE(c.connect(host_b, 5999) == -EINPROGRESS);
     w.run(sec);
     REQUIRE(c.state() == TCP_CLOSE);
-    REQUIRE((c.poll() & (POLLERR | POLLHUP | POLLIN | POLLOUT)) == (POLLERR | POLLHUP | POLLIN | POLLOUT));
+    REQUIRE((c.poll() & (POLLERR | POLLHUP | POLLIN | POLLOUT)) ==
+            (POLLERR | POLLHUP | POLLIN | POLLOUT));
     REQUIRE(c.connect(host_b, 5999) == -ECONNREFUSED);
     // The socket is fresh again.
     tsock l(w);

@@ -6,15 +6,18 @@ using namespace tcp_test;
 namespace {
 
 // Sends `data` one way and echoes nothing; both ends are driven until all has arrived.
-std::string transfer(sim& w, tsock& from, tsock& to, const std::string& data, u64 limit_us = 4000 * sec) {
+std::string transfer(sim& w, tsock& from, tsock& to, const std::string& data,
+                     u64 limit_us = 4000 * sec) {
     std::string got;
     std::size_t at = 0;
     const u64 end = w.now() + limit_us;
     while (got.size() < data.size() && w.now() < end) {
         if (at < data.size()) {
             const i64 n = from.send(data.substr(at, 1 + w.rng() % 30000));
-            if (n > 0) at += static_cast<std::size_t>(n);
-            else REQUIRE(n == -EAGAIN);
+            if (n > 0)
+                at += static_cast<std::size_t>(n);
+            else
+                REQUIRE(n == -EAGAIN);
         }
         w.run(w.rng() % 300);
         const i64 n = to.recv(got, 1 + w.rng() % 40000);
@@ -30,10 +33,6 @@ void rough_link(u32 seed, u32 loss, u32 dup, u64 jitter_us, bool sack, bool ts, 
                 std::size_t bytes) {
     sim w(seed);
     w.isn = isn;
-    static bool strip_sack, strip_ts;
-    strip_sack = !sack;
-    strip_ts = !ts;
-    // Options are negotiated away by a middlebox: what SYNs do not offer is not used.
     tsock l(w);
     REQUIRE(l.set(SOL_SOCKET, SO_REUSEADDR, 1) == 0);
     if (mss) REQUIRE(l.set(SOL_TCP, TCP_MAXSEG, mss) == 0);
@@ -52,8 +51,9 @@ void rough_link(u32 seed, u32 loss, u32 dup, u64 jitter_us, bool sack, bool ts, 
     w.jitter_us = jitter_us;
     const std::string data = pattern(bytes, seed);
     const std::string got = transfer(w, c, s, data);
-    INFO("seed " << seed << " loss " << loss << " dup " << dup << " jitter " << jitter_us << " sack " << sack
-                 << " ts " << ts << " mss " << mss << " got " << got.size() << " state " << int(c.state()));
+    INFO("seed " << seed << " loss " << loss << " dup " << dup << " jitter " << jitter_us
+                 << " sack " << sack << " ts " << ts << " mss " << mss << " got " << got.size()
+                 << " state " << int(c.state()));
     REQUIRE(got.size() == data.size());
     REQUIRE(fnv(got) == fnv(data));
     const std::string back = pattern(bytes / 4, seed + 1);
@@ -87,8 +87,8 @@ TEST_CASE("tcp data: loss, duplication, reordering with SACK and timestamps", "[
 
 TEST_CASE("tcp data: the same without SACK (NewReno), without timestamps, with neither", "[tcp]") {
     for (u32 seed = 30; seed < 42; seed++)
-        rough_link(seed, 5 + seed % 3 * 5, seed % 3 * 10, seed % 2 ? 1500 : 0, seed % 3 == 0, seed % 2 == 0,
-                   0xffffff80u, 700, 100000);
+        rough_link(seed, 5 + seed % 3 * 5, seed % 3 * 10, seed % 2 ? 1500 : 0, seed % 3 == 0,
+                   seed % 2 == 0, 0xffffff80u, 700, 100000);
 }
 
 TEST_CASE("tcp data: large segments over a bad link", "[tcp]") {
@@ -130,10 +130,11 @@ TEST_CASE("tcp loss: one segment lost is repaired by fast retransmit, not by the
         const std::string data = pattern(9000, 1);
         REQUIRE(c.send(data) == 9000);
         w.run(10 * ms);
-        REQUIRE(s.read() == data);
+        REQUIRE(fnv(s.read()) == fnv(data));
         REQUIRE(c.tp().total_retrans == 1);
         REQUIRE(inet_csk(c.sk()).icsk_ca_state == TCP_CA_Open);
-        REQUIRE((c.tp().snd_ssthresh == 5 || c.tp().snd_ssthresh == 6)); // half of what 10 had grown to
+        REQUIRE(
+            (c.tp().snd_ssthresh == 5 || c.tp().snd_ssthresh == 6)); // half of what 10 had grown to
         REQUIRE(c.tp().snd_una == c.tp().write_seq);
     }
 }
@@ -157,7 +158,7 @@ TEST_CASE("tcp loss: two losses in one window, one recovery", "[tcp]") {
         const std::string data = pattern(10000, 1);
         REQUIRE(c.send(data) == 10000);
         w.run(50 * ms);
-        REQUIRE(s.read() == data);
+        REQUIRE(fnv(s.read()) == fnv(data));
         REQUIRE(c.tp().total_retrans == 2);
         REQUIRE(c.tp().snd_ssthresh == 5); // halved once (RFC 6582)
     }
@@ -177,7 +178,8 @@ TEST_CASE("tcp loss: the last segment is repaired by the timer after 200 ms or m
     REQUIRE(p.client.tp().bytes_retrans == 4);
 }
 
-TEST_CASE("tcp loss: RTO doubles up to 120 s, and the connection is given up after 15 retries", "[tcp]") {
+TEST_CASE("tcp loss: RTO doubles up to 120 s, and the connection is given up after 15 retries",
+          "[tcp]") {
     sim w;
     w.watch = true;
     dialing d = dialed_script(w);
@@ -220,7 +222,7 @@ TEST_CASE("tcp receiver: out-of-order ranges, SACK blocks, duplicates", "[tcp]")
     a = p.one();
     REQUIRE(a.skb.tcp.num_sacks == 2);
     REQUIRE(a.skb.tcp.sacks[0].start_seq == base + 20); // the latest first (RFC 2018, 4)
-    p.inject(TCPHDR_ACK, base + 12, p.ack, "MNOPQR"); // overlaps and extends
+    p.inject(TCPHDR_ACK, base + 12, p.ack, "MNOPQR");   // overlaps and extends
     a = p.one();
     REQUIRE(a.skb.tcp.sacks[0].start_seq == base + 10);
     REQUIRE(a.skb.tcp.sacks[0].end_seq == base + 18);

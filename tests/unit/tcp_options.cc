@@ -106,7 +106,7 @@ TEST_CASE("tcp send buffer: EAGAIN when full, POLLOUT at a third free", "[tcp]")
         w.run(300 * ms);
     }
     REQUIRE(c.poll() & POLLOUT);
-    REQUIRE(got == data.substr(0, got.size()));
+    REQUIRE(fnv(got) == fnv(data.substr(0, got.size())));
 }
 
 TEST_CASE("tcp receive: PEEK, TRUNC, WAITALL without waiting, RCVLOWAT, SIOCINQ", "[tcp]") {
@@ -154,8 +154,9 @@ TEST_CASE("tcp options: values, ranges, errors", "[tcp]") {
     struct check {
         int name, good, bad;
     };
-    for (const check& c : {check{TCP_KEEPIDLE, 100, 0}, check{TCP_KEEPIDLE, 32767, 32768}, check{TCP_KEEPINTVL, 5, 0},
-                           check{TCP_KEEPCNT, 127, 128}, check{TCP_SYNCNT, 3, 0}, check{TCP_USER_TIMEOUT, 5000, -1},
+    for (const check& c : {check{TCP_KEEPIDLE, 100, 0}, check{TCP_KEEPIDLE, 32767, 32768},
+                           check{TCP_KEEPINTVL, 5, 0}, check{TCP_KEEPCNT, 127, 128},
+                           check{TCP_SYNCNT, 3, 0}, check{TCP_USER_TIMEOUT, 5000, -1},
                            check{TCP_MAXSEG, 536, 87}, check{TCP_MAXSEG, 88, 32768}}) {
         INFO("option " << c.name);
         REQUIRE(s.set(SOL_TCP, c.name, c.good) == 0);

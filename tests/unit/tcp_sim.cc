@@ -62,7 +62,8 @@ u64 sim::next_timer() {
         if (sock* sk = slab_get(slab_handle_at<sock>(i)))
             if (const u64 t = sk->sk_timer_us.load()) next = min_of(next, t);
     for (u32 i = 0; i < cells_committed(REGION_REQUEST); i++)
-        if (request_sock* r = slab_get(slab_handle_at<request_sock>(i))) next = min_of(next, r->timeout_us);
+        if (request_sock* r = slab_get(slab_handle_at<request_sock>(i)))
+            next = min_of(next, r->timeout_us);
     for (u32 i = 0; i < cells_committed(REGION_TIMEWAIT); i++)
         if (inet_timewait_sock* t = slab_get(slab_handle_at<inet_timewait_sock>(i)))
             next = min_of(next, t->tw_deadline_us);
@@ -211,8 +212,9 @@ void tsock::close() {
 }
 
 int tsock::set(int level, int name, int value) {
-    return level == SOL_SOCKET ? sock_setsockopt(*s, level, name, &value, sizeof(value))
-                               : ops_of(s->ops_id).setsockopt(*s, level, name, &value, sizeof(value));
+    return level == SOL_SOCKET
+               ? sock_setsockopt(*s, level, name, &value, sizeof(value))
+               : ops_of(s->ops_id).setsockopt(*s, level, name, &value, sizeof(value));
 }
 
 int tsock::get(int level, int name) {

@@ -11,9 +11,9 @@
 #include <cstring>
 #include <deque>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <random>
 #include <string>
-#include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <vector>
 
@@ -42,7 +42,7 @@ struct packet {
 };
 
 class sim {
-  public:
+public:
     explicit sim(u32 seed = 1);
     ~sim();
     sim(const sim&) = delete;
@@ -68,7 +68,7 @@ class sim {
     tcp_env env;
     std::mt19937 rng;
 
-  private:
+private:
     static int xmit(tcp_env& env, const sk_buff& skb);
     static u32 choose_isn(tcp_env& env, be32, be32, u16, u16);
     u64 next_timer();
@@ -79,7 +79,7 @@ class sim {
 
 // A stream socket of ours.
 class tsock {
-  public:
+public:
     explicit tsock(sim& world);
     tsock(sim& world, sockshim::socket* accepted) : w(&world), s(accepted) {}
     ~tsock() { close(); }
@@ -119,11 +119,11 @@ pair connected(sim& w, u16 port = 5000);
 // The scripted peer's half of a connection.
 struct raw_peer {
     sim* w;
-    u16 port = 40000;  // ours (the script's)
-    u16 dest = 5000;   // the sock's
+    u16 port = 40000; // ours (the script's)
+    u16 dest = 5000;  // the sock's
     be32 daddr = 0;
-    u32 seq = 1000;    // next to send
-    u32 ack = 0;       // next expected
+    u32 seq = 1000; // next to send
+    u32 ack = 0;    // next expected
     u16 window = 65535;
     bool ts = false;
     u32 ts_val = 1000, ts_ecr = 0;

@@ -31,11 +31,11 @@ void on_signal(int) {
     // What preload/'s trampoline does.
     this_thread.signals = this_thread.signals + 1;
     this_thread.interrupting = this_thread.interrupting + 1;
-    if (this_thread.sleeping_on) ++*this_thread.sleeping_on;
+    if (this_thread.sleeping_on) __atomic_add_fetch(this_thread.sleeping_on, 1, __ATOMIC_SEQ_CST);
 }
 void on_restarting_signal(int) {
     this_thread.signals = this_thread.signals + 1;
-    if (this_thread.sleeping_on) ++*this_thread.sleeping_on;
+    if (this_thread.sleeping_on) __atomic_add_fetch(this_thread.sleeping_on, 1, __ATOMIC_SEQ_CST);
 }
 void handle_signal(int sig, void (*handler)(int), int flags) {
     struct sigaction sa {};
