@@ -13,6 +13,7 @@
 #include "core/net/eventpoll.h"
 #include "core/net/reaper.h"
 #include "core/net/timer.h"
+#include "core/trace/trace.h"
 #include "dispatch/process.h"
 
 namespace sockshim {
@@ -114,12 +115,17 @@ fd_kind fd_classify(int fd) {
         }
     }
     u32 expected = FD_UNKNOWN;
-    fd_table[fd].cas(expected, FD_LIBC);
+    fd_table[fd].cas(expected, trace_enabled && S_ISSOCK(st.st_mode) ? FD_LIBC_TRACED : FD_LIBC);
     return FD_LIBC;
 }
 
 void fd_installed(int fd) {
     if (static_cast<u32>(fd) >= fd_table_size) return;
+    if (SOCKSHIM_UNLIKELY(trace_enabled)) { // is it a socket?
+        replace_entry(static_cast<u32>(fd), FD_UNKNOWN);
+        fd_classify(fd);
+        return;
+    }
     if (SOCKSHIM_LIKELY(fd_table[fd].load_relaxed() == FD_LIBC)) return;
     replace_entry(static_cast<u32>(fd), FD_LIBC);
 }

@@ -18,12 +18,16 @@ enum fd_kind : u32 {
     FD_SOCKET = 2,   // index: socket cell
     FD_EPOLL = 3,    // a kernel epoll set that has an eventpoll of ours beside it; index: eventpoll cell
     FD_INTERNAL = 4, // a descriptor of the library's own; the program sees EBADF
+    FD_LIBC_TRACED = 5, // a socket of the kernel's while there is a trace: not ours, but recorded
 };
 
 inline constexpr u32 fd_table_size = 1u << 20;
 extern a32 fd_table[fd_table_size]; // kind in the low 3 bits, index above
 
-constexpr fd_kind fd_entry_kind(u32 e) { return static_cast<fd_kind>(e & 7); }
+// FD_LIBC_TRACED is FD_LIBC to all but fd_is_libc, which decides who takes the fast way.
+constexpr fd_kind fd_entry_kind(u32 e) {
+    return (e & 7) == FD_LIBC_TRACED ? FD_LIBC : static_cast<fd_kind>(e & 7);
+}
 constexpr u32 fd_entry_index(u32 e) { return e >> 3; }
 
 // The hot question: a load, a compare, a jump. Numbers out of range are libc's business (EBADF).

@@ -1,6 +1,7 @@
 // File operations on our sockets: what read, write, close, dup, fcntl, ioctl and fstat mean there.
 // "Everything is a file": Linux reaches these through socket_file_ops.
 #include <cerrno>
+#include <climits>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <linux/sockios.h>
@@ -33,6 +34,11 @@ long ours(int fd) {
     const long err = sockfd_lookup_light(fd, ref);
     if (err == 0) fput_light(ref);
     return err;
+}
+
+long refuse(int fd, int err) {
+    const long r = ours(fd);
+    return r ? r : -err;
 }
 
 msghdr_iter message(iov_iter it) {
@@ -72,18 +78,20 @@ template <class Call> long vectored(int fd, const iovec* iov, int n, Call call) 
     iovec store[UIO_MAXIOV];
     iov_iter it;
     const i64 total = import_iovec(iov, static_cast<std::size_t>(n), store, it);
-    return total < 0 ? total : call(it);
+    return total <= 0 ? total : call(it); // nothing to move: the socket is not asked
 }
 
 } // namespace
 
 long ksys_read(int fd, void* buf, std::size_t n) {
     iovec one{buf, min_of(n, MAX_RW_COUNT)};
+    if (SOCKSHIM_UNLIKELY(!access_ok(buf, n))) return refuse(fd, EFAULT);
     return read_iter(fd, {&one, 1, 0, one.iov_len}, 0);
 }
 
 long ksys_write(int fd, const void* buf, std::size_t n) {
     iovec one{const_cast<void*>(buf), min_of(n, MAX_RW_COUNT)};
+    if (SOCKSHIM_UNLIKELY(!access_ok(buf, n))) return refuse(fd, EFAULT);
     return write_iter(fd, {&one, 1, 0, one.iov_len}, 0);
 }
 
@@ -122,10 +130,11 @@ long ksys_pwritev2(int fd, const iovec* iov, int n, i64 offset, int flags) {
 long ksys_close(int fd) {
     switch (fd_classify(fd)) {
     case FD_INTERNAL: return -EBADF;
-    case FD_LIBC:
-    case FD_UNKNOWN: return SYS_NOT_OURS;
     case FD_SOCKET:
     case FD_EPOLL: break;
+    default: // whatever comes to stand there is looked at
+        if (process_is_self()) fd_forget(fd);
+        return SYS_NOT_OURS;
     }
     // A vfork child closes its own copy of the number; the table is its parent's.
     if (!process_is_self()) return raw_syscall(SYS_close, fd);
@@ -208,6 +217,25 @@ long ksys_dup2(int oldfd, int newfd) {
 
 namespace {
 
+// The flags of an open file description that F_SETFL may change.
+struct kept_flag {
+    int theirs;
+    u32 ours;
+};
+constexpr kept_flag kept_flags[] = {{O_NONBLOCK, SOCKF_NONBLOCK},
+                                    {O_ASYNC, SOCKF_ASYNC},
+                                    {O_APPEND, SOCKF_APPEND},
+                                    {O_NOATIME, SOCKF_NOATIME}};
+
+// Linux: f_setown. Signal 0 asks whether anybody has that number.
+long set_owner(socket& sock, int type, int who) {
+    if (who < 0) return -ESRCH;
+    if (who && raw_syscall(SYS_kill, type == F_OWNER_PGRP ? -who : who, 0) == -ESRCH) return -ESRCH;
+    sock.f_owner = type == F_OWNER_PGRP ? -who : who;
+    sock.f_owner_type = type;
+    return 0;
+}
+
 long fcntl_socket(socket& sock, int fd, int cmd, unsigned long arg) {
     switch (cmd) {
     case F_DUPFD:
@@ -217,13 +245,17 @@ long fcntl_socket(socket& sock, int fd, int cmd, unsigned long arg) {
     case F_SETFD: return raw_syscall(SYS_fcntl, fd, cmd, static_cast<long>(arg));
     case F_GETFL: {
         const u32 f = sock.flags.load();
-        return O_RDWR | (f & SOCKF_NONBLOCK ? O_NONBLOCK : 0) | (f & SOCKF_ASYNC ? O_ASYNC : 0);
+        int shown = O_RDWR;
+        for (const kept_flag k : kept_flags) shown |= f & k.ours ? k.theirs : 0;
+        return shown;
     }
     case F_SETFL:
-        if (arg & O_NONBLOCK) sock.flags.fetch_or(SOCKF_NONBLOCK);
-        else sock.flags.fetch_and(~SOCKF_NONBLOCK);
-        if (arg & O_ASYNC) sock.flags.fetch_or(SOCKF_ASYNC);
-        else sock.flags.fetch_and(~SOCKF_ASYNC);
+        if (arg & O_DIRECT) return -EINVAL;
+        for (const kept_flag k : kept_flags) {
+            if (arg & static_cast<unsigned>(k.theirs)) sock.flags.fetch_or(k.ours);
+            else sock.flags.fetch_and(~k.ours);
+        }
+        if (arg & O_ASYNC) sock.f_async_fd = fd;
         if (struct sock* sk = socket_sk(sock)) {
             if (arg & O_ASYNC) sk->sk_wq.flags.fetch_or(WQ_ASYNC);
             else sk->sk_wq.flags.fetch_and(~WQ_ASYNC);
@@ -231,22 +263,20 @@ long fcntl_socket(socket& sock, int fd, int cmd, unsigned long arg) {
         return 0;
     case F_SETOWN: {
         const int who = static_cast<int>(arg);
-        if (who && raw_syscall(SYS_kill, who, 0) == -ESRCH) return -ESRCH;
-        sock.f_owner = who;
-        return 0;
+        if (who == INT_MIN) return -EINVAL;
+        return who < 0 ? set_owner(sock, F_OWNER_PGRP, -who) : set_owner(sock, F_OWNER_PID, who);
     }
     case F_GETOWN: return sock.f_owner;
     case F_SETOWN_EX: {
         f_owner_ex owner;
         if (get_user(owner, reinterpret_cast<const void*>(arg))) return -EFAULT;
         if (owner.type < F_OWNER_TID || owner.type > F_OWNER_PGRP) return -EINVAL;
-        if (owner.pid && raw_syscall(SYS_kill, owner.pid, 0) == -ESRCH) return -ESRCH;
-        sock.f_owner = owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
-        return 0;
+        return set_owner(sock, owner.type, owner.pid);
     }
     case F_GETOWN_EX: {
         const int who = sock.f_owner;
-        const f_owner_ex owner{who < 0 ? F_OWNER_PGRP : F_OWNER_PID, who < 0 ? -who : who};
+        const f_owner_ex owner{static_cast<decltype(f_owner_ex::type)>(sock.f_owner_type),
+                               who < 0 ? -who : who};
         return put_user(owner, reinterpret_cast<void*>(arg));
     }
     case F_SETSIG:
@@ -380,12 +410,9 @@ long ksys_statx(int dirfd, const char* path, int flags, unsigned mask, struct st
     return copy_to_user(ustx, &stx, sizeof stx);
 }
 
-static long refuse(int fd, int err) {
-    const long r = ours(fd);
-    return r ? r : -err;
+long ksys_lseek(int fd, i64, int whence) {
+    return refuse(fd, whence < SEEK_SET || whence > SEEK_HOLE ? EINVAL : ESPIPE);
 }
-
-long ksys_lseek(int fd, i64, int) { return refuse(fd, ESPIPE); }
 long ksys_ftruncate(int fd, i64) { return refuse(fd, EINVAL); }
 long ksys_fsync(int fd) { return refuse(fd, EINVAL); }
 long ksys_mmap_check(int fd) { return refuse(fd, ENODEV); }

@@ -186,9 +186,10 @@ i64 recv_one(socket_ref& ref, msghdr* umsg, unsigned flags, msg_store& store) {
     }
     const int out_flags =
         (msg.flags & ~MSG_DONTWAIT) | (static_cast<int>(flags) & MSG_CMSG_CLOEXEC);
-    const std::size_t used = msg.out_control_used;
-    if (copy_to_user(user.msg_control, store.control, used) ||
-        put_user(out_flags, &umsg->msg_flags) || put_user(used, &umsg->msg_controllen)) {
+    // Linux: a control message that cannot be stored is left out, and the call succeeds.
+    std::size_t used = msg.out_control_used;
+    if (copy_to_user(user.msg_control, store.control, used)) used = 0;
+    if (put_user(out_flags, &umsg->msg_flags) || put_user(used, &umsg->msg_controllen)) {
         return -EFAULT;
     }
     return r;

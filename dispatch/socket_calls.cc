@@ -76,13 +76,18 @@ long sys_socketpair(int family, int type, int protocol, int* usockvec) {
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
     type &= SOCK_TYPE_MASK;
     if (!net_family_known(family) || process_attach()) return SYS_NOT_OURS;
+    // Linux stores the numbers before it makes the sockets.
+    int fds[2] = {-1, -1};
+    if (copy_from_user(fds, usockvec, sizeof fds) || copy_to_user(usockvec, fds, sizeof fds)) {
+        return -EFAULT;
+    }
+    fds[0] = fds[1] = -1;
     socket *one = nullptr, *two = nullptr;
     int err = __sock_create(family, type, protocol, &one);
     if (err) return kernel_may_know(err) ? SYS_NOT_OURS : err;
     err = __sock_create(family, type, protocol, &two);
     if (err == 0) err = security_socket_socketpair(*one, *two);
     if (err == 0) err = ops_of(one->ops_id).socketpair(*one, *two);
-    int fds[2] = {-1, -1};
     if (err == 0) err = min_of(fds[0] = sock_map_fd(*one, flags), 0);
     if (err == 0) err = min_of(fds[1] = sock_map_fd(*two, flags), 0);
     if (err == 0) err = copy_to_user(usockvec, fds, sizeof fds);

@@ -88,7 +88,7 @@ template <class Ours, class Libc>
 
 // Libc has made `fd`: one look, and a store where the table did not know yet.
 inline int made(int fd) {
-    if (SOCKSHIM_LIKELY(fd_is_libc(fd))) return fd; // also for -1
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd) && !trace_enabled)) return fd; // also for -1
     return fd_made(fd);
 }
 

@@ -12,6 +12,7 @@
 #include "core/inet/udp.h"
 #include "core/inet/udp_hash.h"
 #include "core/net/handover.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -88,6 +89,7 @@ u32 dgram_poll(sock& sk) {
 }
 
 int dgram_ioctl(sock& sk, unsigned cmd, unsigned long arg) {
+    trace_way("dgram_ioctl");
     int value;
     switch (cmd) {
     case SIOCOUTQ: value = 0; break;
@@ -98,6 +100,7 @@ int dgram_ioctl(sock& sk, unsigned cmd, unsigned long arg) {
 }
 
 void dgram_shutdown(sock& sk, int) {
+    trace_way("dgram_shutdown");
     wake_up(sk.sk_wq, POLLIN | POLLRDNORM | POLLRDHUP | POLLHUP | POLLOUT | POLLWRNORM);
 }
 
@@ -114,6 +117,7 @@ bool dgram_destroy(sock& sk) {
 }
 
 void dgram_close(sock& sk, i64) {
+    trace_way("dgram_close");
     dgram_unhash(sk);
     sock_set_flag(sk, SOCK_DEAD, true);
     if (dgram_destroy(sk)) {

@@ -7,6 +7,7 @@
 #include "core/inet/ping.h"
 #include "core/inet/raw.h"
 #include "core/inet/route.h"
+#include "core/trace/trace.h"
 #include "core/wire/icmp.h"
 
 namespace sockshim {
@@ -82,6 +83,7 @@ int icmp_errno(u8 type, u8 code, bool& fatal) {
 }
 
 void icmp_send(const sk_buff& about, u8 type, u8 code, u32 info) {
+    trace_way("icmp_send");
     const u8 to = inet_addr_type(about.daddr);
     if (to == RTN_MULTICAST || to == RTN_BROADCAST || about.saddr == 0) return;
     if (about.protocol == IPPROTO_ICMP && wire::icmp_is_error(about.icmp.type)) return;
@@ -123,6 +125,7 @@ void icmp_send(const sk_buff& about, u8 type, u8 code, u32 info) {
 }
 
 void icmp_rcv(const sk_buff& skb) {
+    trace_way("icmp_rcv");
     switch (skb.icmp.type) {
     case wire::icmp_echo_request: icmp_echo(skb); break;
     case wire::icmp_echo_reply: ping_rcv(skb); break;

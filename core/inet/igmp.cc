@@ -8,6 +8,7 @@
 #include "core/inet/loopback.h"
 #include "core/inet/route.h"
 #include "core/net/handover.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 namespace {
@@ -58,6 +59,7 @@ i32 ip_mc_find_dev(be32 address, i32 ifindex) {
 }
 
 int ip_mc_join_group(sock& sk, be32 group, be32 address, i32 ifindex, u8 mode) {
+    trace_way("ip_mc_join_group");
     if (!ipv4_is_multicast(group)) return -EINVAL;
     const i32 dev = ip_mc_find_dev(address, ifindex);
     if (dev <= 0) return dev ? dev : -ENODEV;
@@ -77,6 +79,7 @@ int ip_mc_join_group(sock& sk, be32 group, be32 address, i32 ifindex, u8 mode) {
 }
 
 int ip_mc_leave_group(sock& sk, be32 group, be32 address, i32 ifindex) {
+    trace_way("ip_mc_leave_group");
     const i32 dev = ip_mc_find_dev(address, ifindex);
     if (dev == 0) return -ENODEV;
     // A group joined by address may be left without one.
@@ -87,6 +90,7 @@ int ip_mc_leave_group(sock& sk, be32 group, be32 address, i32 ifindex) {
 }
 
 int ip_mc_source(sock& sk, bool add, u8 omode, be32 group, be32 address, i32 ifindex, be32 source) {
+    trace_way("ip_mc_source");
     if (!ipv4_is_multicast(group)) return -EINVAL;
     const i32 dev = ip_mc_find_dev(address, ifindex);
     if (dev <= 0) return dev ? dev : -ENODEV;

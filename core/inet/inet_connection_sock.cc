@@ -11,6 +11,7 @@
 #include "core/net/proto.h"
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_fusion.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -215,6 +216,7 @@ sock* inet_csk_accept(sock& sk, int flags, int* err) {
 }
 
 int inet_csk_listen_start(sock& sk) {
+    trace_way("inet_csk_listen_start");
     inet_connection_sock& icsk = inet_csk(sk);
     icsk.icsk_accept_head = icsk.icsk_accept_tail = 0;
     icsk.icsk_qlen.store(0);
@@ -237,6 +239,7 @@ int inet_csk_listen_start(sock& sk) {
 
 // This routine closes sockets which have been at least partially opened, but not yet accepted.
 void inet_csk_listen_stop(sock& sk) {
+    trace_way("inet_csk_listen_stop");
     const handle<socket> accepting = inet_accepting;
     inet_accepting = {};
     while (sock* child = inet_csk_reqsk_queue_remove(sk)) {

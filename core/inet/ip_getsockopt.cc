@@ -7,6 +7,7 @@
 #include "core/inet/igmp.h"
 #include "core/inet/route.h"
 #include "core/sync/uaccess.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 namespace {
@@ -148,6 +149,7 @@ bool get_int_option(const sock& sk, int optname, int& val) {
 } // namespace
 
 int ip_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) {
+    trace_way("ip_getsockopt");
     if (level != SOL_IP) return -EOPNOTSUPP;
     int len;
     if (get_user(len, optlen)) return -EFAULT;

@@ -11,6 +11,7 @@
 #include "core/inet/route.h"
 #include "core/net/handover.h"
 #include "core/sync/uaccess.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 namespace {
@@ -316,6 +317,7 @@ bool net_capable(int cap) {
 }
 
 int ip_setsockopt(sock& sk, int level, int optname, const void* optval, u32 optlen) {
+    trace_way("ip_setsockopt");
     if (level != SOL_IP) return -ENOPROTOOPT;
     if (takes_int(optname)) {
         int val = 0;

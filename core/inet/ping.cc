@@ -15,6 +15,7 @@
 #include "core/inet/udp_hash.h"
 #include "core/net/handover.h"
 #include "core/net/net_rx.h"
+#include "core/trace/trace.h"
 #include "core/wire/icmp.h"
 
 namespace sockshim {
@@ -77,6 +78,7 @@ bool take_ident(sock& sk, u16 ident) {
 }
 
 int ping_get_port(sock& sk, u16 ident) {
+    trace_way("ping_get_port");
     if (ident) return take_ident(sk, ident) ? 0 : -EADDRINUSE;
     u32 at = static_cast<u32>(monotonic_us() * 0x9e3779b1u >> 8) ^ sk_index(sk);
     for (u32 i = 0; i < 0xffff; ++i, ++at) {
@@ -96,6 +98,7 @@ void ping_unhash(sock& sk) {
 }
 
 int ping_bind(sock& sk, const sockaddr* addr, u32 len) {
+    trace_way("ping_bind");
     const auto* at = reinterpret_cast<const sockaddr_in*>(addr);
     if (len < sizeof(sockaddr_in)) return -EINVAL;
     const be32 where = at->sin_addr.s_addr;
@@ -126,6 +129,7 @@ int ping_bind(sock& sk, const sockaddr* addr, u32 len) {
 }
 
 i64 ping_sendmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("ping_sendmsg");
     const u64 count = msg.iter.count;
     if (count > 0xffff) return -EMSGSIZE;
     if (count < wire::icmp_header_len) return -EINVAL;
@@ -186,6 +190,7 @@ i64 ping_sendmsg(sock& sk, msghdr_iter& msg) {
 }
 
 i64 ping_recvmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("ping_recvmsg");
     const int flags = msg.flags;
     msg.flags = 0;
     if (flags & MSG_OOB) return -EOPNOTSUPP;
@@ -232,6 +237,7 @@ int hashed_by_get_port(sock&) { return 0; }
 } // namespace
 
 bool ping_rcv(const sk_buff& skb) {
+    trace_way("ping_rcv");
     if (dgram_bucket_empty(PROT_PING, skb.icmp.id)) return false;
     handle<sock> to{};
     {

@@ -18,6 +18,7 @@
 #include "core/inet/udp_hash.h"
 #include "core/net/handover.h"
 #include "core/net/net_rx.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 namespace {
@@ -41,6 +42,7 @@ bool filtered(const sock& sk, const sk_buff& skb) {
 } // namespace
 
 bool raw_local_deliver(const sk_buff& skb) {
+    trace_way("raw_local_deliver");
     if (SOCKSHIM_LIKELY(dgram_bucket_empty(PROT_RAW, skb.protocol))) return false;
     handle<sock> socks[batch];
     u32 n = 0;
@@ -157,6 +159,7 @@ bool complete_header(u8* data, u32 len, const raw_target& to) {
 }
 
 i64 raw_sendmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("raw_sendmsg");
     const u64 count = msg.iter.count;
     if (count > 0xffff) return -EMSGSIZE;
     if (msg.flags & MSG_OOB) return -EOPNOTSUPP;
@@ -210,6 +213,7 @@ i64 raw_sendmsg(sock& sk, msghdr_iter& msg) {
 }
 
 i64 raw_recvmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("raw_recvmsg");
     const int flags = msg.flags;
     msg.flags = 0;
     if (flags & MSG_OOB) return -EOPNOTSUPP;
@@ -233,6 +237,7 @@ i64 raw_recvmsg(sock& sk, msghdr_iter& msg) {
 }
 
 int raw_bind(sock& sk, const sockaddr* addr, u32 len) {
+    trace_way("raw_bind");
     const auto* at = reinterpret_cast<const sockaddr_in*>(addr);
     lock_sock(sk);
     int err = -EINVAL;
@@ -252,6 +257,7 @@ int raw_bind(sock& sk, const sockaddr* addr, u32 len) {
 }
 
 int raw_setsockopt(sock& sk, int level, int optname, const void* optval, u32 optlen) {
+    trace_way("raw_setsockopt");
     if (level != SOL_RAW) return ip_setsockopt(sk, level, optname, optval, optlen);
     if (optname != ICMP_FILTER) return -ENOPROTOOPT;
     if (sk.__sk_common.skc_num != IPPROTO_ICMP) return -EOPNOTSUPP;
@@ -262,6 +268,7 @@ int raw_setsockopt(sock& sk, int level, int optname, const void* optval, u32 opt
 }
 
 int raw_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) {
+    trace_way("raw_getsockopt");
     if (level != SOL_RAW) return ip_getsockopt(sk, level, optname, optval, optlen);
     if (optname != ICMP_FILTER) return -ENOPROTOOPT;
     if (sk.__sk_common.skc_num != IPPROTO_ICMP) return -EOPNOTSUPP;

@@ -19,6 +19,7 @@
 #include "core/net/socket.h"
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_fusion.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -178,6 +179,7 @@ static bool tcp_v4_timewait(tcp_env& env, handle<inet_timewait_sock> h, const sk
 }
 
 void tcp_v4_rcv(tcp_env& env, const sk_buff& skb) {
+    trace_way("tcp_v4_rcv");
     const inet_lookup_result found =
         inet_lookup_established(skb.saddr, skb.tcp.source, skb.daddr, skb.tcp.dest);
     handle<sock> h = {};
@@ -226,6 +228,7 @@ void tcp_v4_rcv(const sk_buff& skb) { tcp_v4_rcv(this_tcp_env(), skb); }
 
 // RFC 1122, 4.2.3.9 and RFC 5927: believed only when the quoted sequence number is in flight.
 void tcp_v4_err(tcp_env& env, const sk_buff& icmp) {
+    trace_way("tcp_v4_err");
     const icmp_header& h = icmp.icmp;
     const inet_lookup_result found =
         inet_lookup_established(h.orig_daddr, h.orig_dest, h.orig_saddr, h.orig_source);
@@ -272,6 +275,7 @@ void tcp_v4_err(const sk_buff& icmp) { tcp_v4_err(this_tcp_env(), icmp); }
 
 // proto.connect; sk_lock held, state CLOSE.
 int tcp_v4_connect(sock& sk, const sockaddr* uaddr, u32 len) {
+    trace_way("tcp_v4_connect");
     if (len < sizeof(sockaddr_in)) return -EINVAL;
     sockaddr_in addr;
     std::memcpy(&addr, uaddr, sizeof(addr));

@@ -12,6 +12,7 @@
 #include "core/inet/ip_sockglue.h"
 #include "core/inet/route.h"
 #include "core/net/handover.h"
+#include "core/trace/trace.h"
 #include "core/wire/icmp.h"
 
 namespace sockshim {
@@ -80,6 +81,7 @@ sock* udp_lookup(dgram_chain& chain, be32 saddr, u16 sport, be32 daddr, u16 dpor
 // --- receiving --------------------------------------------------------------------------------------
 
 i64 udp_recvmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("udp_recvmsg");
     const int flags = msg.flags;
     msg.flags = 0;
     if (SOCKSHIM_UNLIKELY(flags & MSG_ERRQUEUE)) return ip_recv_error(sk, msg);
@@ -114,6 +116,7 @@ i64 udp_peek_len(sock& sk) { return dgram_first_len(dgram_sk(sk).rx); }
 
 // __udp4_lib_rcv.
 void udp_rcv(const sk_buff& skb) {
+    trace_way("udp_rcv");
     udp_flow flow{skb.saddr, skb.daddr, skb.udp.source, skb.udp.dest, skb.ttl, skb.tos, 0, 0};
     dgram_meta meta{skb.saddr, skb.daddr, skb.udp.source, skb.udp.dest,
                     skb.ttl,   skb.tos,   udp_ifindex,    0};
@@ -143,6 +146,7 @@ void udp_rcv(const sk_buff& skb) {
 }
 
 void udp_err(const sk_buff& skb) {
+    trace_way("udp_err");
     const icmp_header& ih = skb.icmp;
     bool fatal = false;
     const int err = icmp_errno(ih.type, ih.code, fatal);
@@ -209,6 +213,7 @@ void rehash(sock& sk) {
 } // namespace
 
 int udp_get_port(sock& sk, u16 port) {
+    trace_way("udp_get_port");
     if (port) return take_port(sk, port, false) ? 0 : -EADDRINUSE;
     const u32 range = inet_sk(sk).local_port_range;
     u32 low = range & 0xffff, high = range >> 16;
@@ -230,6 +235,7 @@ void udp_unhash(sock& sk) {
 }
 
 int ip4_datagram_connect(sock& sk, const sockaddr* addr, u32 len) {
+    trace_way("ip4_datagram_connect");
     const auto* to = reinterpret_cast<const sockaddr_in*>(addr);
     if (len < sizeof(sockaddr_in)) return -EINVAL;
     if (to->sin_family != AF_INET) return -EAFNOSUPPORT;
@@ -262,6 +268,7 @@ int ip4_datagram_connect(sock& sk, const sockaddr* addr, u32 len) {
 }
 
 int udp_disconnect(sock& sk, int) {
+    trace_way("udp_disconnect");
     lock_sock(sk);
     sk.__sk_common.skc_state.store(TCP_CLOSE);
     inet_daddr(sk) = 0;
@@ -292,6 +299,7 @@ bool udp_port_in_use(be32 addr, u16 port) {
 // --- options ----------------------------------------------------------------------------------------
 
 int udp_setsockopt(sock& sk, int level, int optname, const void* optval, u32 optlen) {
+    trace_way("udp_setsockopt");
     if (level != SOL_UDP) return ip_setsockopt(sk, level, optname, optval, optlen);
     int val;
     if (optlen < sizeof val) return -EINVAL;
@@ -318,6 +326,7 @@ int udp_setsockopt(sock& sk, int level, int optname, const void* optval, u32 opt
 }
 
 int udp_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) {
+    trace_way("udp_getsockopt");
     if (level != SOL_UDP) return ip_getsockopt(sk, level, optname, optval, optlen);
     int len;
     if (get_user(len, optlen)) return -EFAULT;

@@ -13,6 +13,7 @@
 #include "core/inet/route.h"
 #include "core/net/handover.h"
 #include "core/net/net_rx.h"
+#include "core/trace/trace.h"
 #include "core/wire/icmp.h"
 
 namespace sockshim {
@@ -202,6 +203,7 @@ int no_taker(const udp_flow& flow, const udp_payload& payload) {
 
 // Sends one datagram. `cache`: remember the receiver for (daddr, dport) as the caller gave them.
 int udp_deliver(sock& sk, const udp_flow& flow, const udp_payload& payload, udp_dst* cache) {
+    trace_way("udp_deliver");
     if (flow.type != RTN_LOCAL) {
         if (!dgram_bucket_empty(PROT_RAW, IPPROTO_UDP) && !network_hands_over()) {
             return send_as_packets(&sk, flow, payload);
@@ -466,6 +468,7 @@ void udp_push_pending(sock& sk) {
 }
 
 i64 udp_sendmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("udp_sendmsg");
     const u64 len = msg.iter.count;
     if (len > 0xffff) return -EMSGSIZE;
     if (msg.flags & MSG_OOB) return -EOPNOTSUPP;

@@ -23,6 +23,8 @@ inline constexpr u32 SOCKF_PASSCRED = 1u << 4;
 inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 5; // more than `holders` has room for
 inline constexpr u32 SOCKF_HANDED_OVER = 1u
                                          << 5; // became the kernel's; this cell waits to be freed
+inline constexpr u32 SOCKF_APPEND = 1u << 6;  // O_APPEND and O_NOATIME: kept, and shown by F_GETFL
+inline constexpr u32 SOCKF_NOATIME = 1u << 7;
 
 struct socket {
     a8 state; // socket_state
@@ -33,9 +35,11 @@ struct socket {
     a32 holder; // proc_id of the one process that holds it, unless SOCKF_SHARED
     u16 family;
     u16 protocol;
-    i32 f_owner; // F_SETOWN
-    i32 f_owner_sig;
-    u64 module_data; // for families from modules
+    i32 f_owner;      // F_SETOWN; negative: a process group
+    i32 f_owner_sig;  // F_SETSIG
+    i32 f_owner_type; // F_OWNER_*
+    i32 f_async_fd;   // the number that O_ASYNC was set through: si_fd
+    u64 module_data;  // for families from modules
     a32 holders[8];  // proc_ids of who has it in his descriptor table (carrier.h)
 };
 SOCKSHIM_ARENA_TYPE(socket);

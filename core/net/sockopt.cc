@@ -25,6 +25,7 @@
 #include "core/inet/ip_sockglue.h"
 #include "core/inet/loopback.h"
 #include "core/net/proto.h"
+#include "core/trace/trace.h"
 
 // Newer than some of the headers that this is built with.
 #ifndef SO_PREFER_BUSY_POLL
@@ -414,6 +415,7 @@ int set_locked(sock& sk, int optname, int val, const void* optval, u32 optlen) {
 } // namespace
 
 int sock_setsockopt(socket& sock, int, int optname, const void* optval, u32 optlen) {
+    trace_way("sock_setsockopt");
     struct sock* sk = socket_sk(sock);
     if (!sk) return -EBADF;
     if (optname == SO_BINDTODEVICE) return set_bind_to_device(*sk, optval, optlen);
@@ -476,6 +478,7 @@ union option_value {
 } // namespace
 
 int sock_getsockopt(socket& sock, int, int optname, void* optval, u32* optlen) {
+    trace_way("sock_getsockopt");
     struct sock* found = socket_sk(sock);
     if (!found) return -EBADF;
     struct sock& sk = *found;

@@ -2,6 +2,7 @@
 #include "core/net/wait_queue.h"
 
 #include <csignal>
+#include <fcntl.h>
 
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
@@ -84,12 +85,58 @@ void wake_list(wait_queue& wq, u32 mask, bool all_exclusive, bool satisfied) {
     for (u32 i = 0; i < rings.count; ++i) waiter_ring(rings.who[i]);
 }
 
-// Linux: kill_fasync, send_sigio. The siginfo of F_SETSIG cannot be forged, the signal can.
-void wake_async(const wait_queue& wq) {
+// Linux: send_sigio's table. Which of the POLL_ codes tells what has happened.
+struct sigio_reason {
+    u32 mask;
+    int code;
+    u32 band;
+};
+constexpr sigio_reason sigio_reasons[] = {
+    {EPOLLIN | EPOLLRDNORM, POLL_IN, EPOLLIN | EPOLLRDNORM},
+    {EPOLLERR, POLL_ERR, EPOLLERR},
+    {EPOLLOUT | EPOLLWRNORM, POLL_OUT, EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND},
+    {EPOLLPRI, POLL_PRI, EPOLLPRI | EPOLLRDBAND},
+    {EPOLLHUP, POLL_HUP, EPOLLHUP | EPOLLERR},
+};
+
+bool thread_blocks(int sig) {
+    u64 blocked = 0;
+    raw_syscall(SYS_rt_sigprocmask, SIG_BLOCK, 0, ptr_arg(&blocked), sizeof blocked);
+    return blocked & 1ULL << (sig - 1);
+}
+
+// A siginfo like the kernel's own may only be sent to oneself: of a process that owns the socket this
+// thread gets the signal, if it wants any.
+bool signal_myself(const socket& s, int sig, const sigio_reason& why) {
+    const long pid = raw_syscall(SYS_getpid), tid = raw_syscall(SYS_gettid);
+    const bool mine = s.f_owner_type == F_OWNER_TID ? s.f_owner == tid
+                                                    : s.f_owner == pid && !thread_blocks(sig);
+    if (!mine) return false;
+    siginfo_t info{};
+    info.si_signo = sig;
+    info.si_code = SI_KERNEL;
+    if (s.f_owner_sig) {
+        info.si_code = why.code;
+        info.si_band = static_cast<long>(why.band);
+        info.si_fd = s.f_async_fd;
+    }
+    return raw_syscall(SYS_rt_tgsigqueueinfo, pid, tid, sig, ptr_arg(&info)) == 0;
+}
+
+// Linux: kill_fasync, send_sigio.
+void wake_async(const wait_queue& wq, u32 mask) {
     const sock* sk = slab_at<sock>(cell_index_of(REGION_SOCK, &wq));
     const socket* s = sk ? slab_get(sk->sk_socket) : nullptr;
     if (!s || !s->f_owner) return;
-    raw_syscall(SYS_kill, s->f_owner, s->f_owner_sig ? s->f_owner_sig : SIGIO);
+    for (const sigio_reason& why : sigio_reasons) {
+        if (!(mask & why.mask)) continue;
+        // Urgent data have sent SIGURG already.
+        if (why.code == POLL_PRI && !s->f_owner_sig) return;
+        const int sig = s->f_owner_sig ? s->f_owner_sig : SIGIO;
+        if (sig < 1 || sig > 64 || signal_myself(*s, sig, why)) return;
+        raw_syscall(s->f_owner_type == F_OWNER_TID ? SYS_tkill : SYS_kill, s->f_owner, sig);
+        return;
+    }
 }
 
 } // namespace
@@ -107,7 +154,7 @@ void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
     if (flags & WQ_LIST) {
         wake_list(wq, mask, wake_all && (mask & state_bits), satisfied && !wake_all);
     }
-    if (SOCKSHIM_UNLIKELY(flags & WQ_ASYNC)) wake_async(wq);
+    if (SOCKSHIM_UNLIKELY(flags & WQ_ASYNC)) wake_async(wq, mask);
 }
 
 // Flags that are set are believed, and so is the mark of one who died between clearing and waking.

@@ -14,6 +14,7 @@
 #include "core/net/handover.h"
 #include "core/tcp/tcp_cong.h"
 #include "core/tcp/tcp_fusion.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -216,6 +217,7 @@ static void tcp_orphan(tcp_env& env, sock& sk) {
 
 // proto.close; no lock held.
 void tcp_close(sock& sk, i64 timeout_us) {
+    trace_way("tcp_close");
     tcp_lock_unfused(sk);
     tcp_sock& tp = tcp_sk(sk);
     const u8 state = sk_state(sk);
@@ -251,6 +253,7 @@ void tcp_close(sock& sk, i64 timeout_us) {
 
 // proto.shutdown; sk_lock held.
 void tcp_shutdown(sock& sk, int how) {
+    trace_way("tcp_shutdown");
     if (!(how & SEND_SHUTDOWN)) return;
     if (sk_statef(sk) & (TCPF_ESTABLISHED | TCPF_SYN_SENT | TCPF_CLOSE_WAIT))
         if (tcp_close_state(sk)) tcp_send_fin(this_tcp_env(), sk);
@@ -258,6 +261,7 @@ void tcp_shutdown(sock& sk, int how) {
 
 // proto.disconnect; sk_lock held. Back to a fresh sock.
 int tcp_disconnect(sock& sk, int) {
+    trace_way("tcp_disconnect");
     inet_connection_sock& icsk = inet_csk(sk);
     tcp_sock& tp = tcp_sk(sk);
     const u8 old = sk_state(sk);
@@ -349,6 +353,7 @@ u32 tcp_poll(sock& sk) {
 }
 
 int tcp_ioctl(sock& sk, unsigned cmd, unsigned long arg) {
+    trace_way("tcp_ioctl");
     int answer = 0;
     lock_sock(sk);
     tcp_sock& tp = tcp_sk(sk);

@@ -4,6 +4,7 @@
 #include "core/tcp/tcp_fusion.h"
 
 #include <cerrno>
+#include <initializer_list>
 
 #include "core/base/config.h"
 #include "core/base/crash_point.h"
@@ -11,6 +12,7 @@
 #include "core/net/net_rx.h"
 #include "core/net/spin_wait.h"
 #include "core/tcp/tcp.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 namespace {
@@ -178,40 +180,59 @@ i64 deadline_of(i64 timeout_us) {
     return timeout_us < 0 ? -1 : static_cast<i64>(monotonic_us()) + timeout_us;
 }
 
-// Puts what fits of the message into the ring. Bytes written, 0: full, TCP_NOT_FUSED, -errno.
-i64 fill_ring(tcp_sock& tp, msghdr_iter& msg) {
+// tx_lock held. Makes what the cork or MSG_MORE has withheld readable.
+void publish(tcp_sock& tp, stream_ring& r, sock& peer) {
+    r.sends += 1;
+    r.tail.store(r.tail.load_relaxed() + tp.fused_more);
+    tp.fused_more = 0;
+    SOCKSHIM_CRASH_POINT();
+    wake_up(peer.sk_wq, POLLIN | POLLRDNORM);
+}
+
+// Puts what fits of the message into the ring; with `more`, less than a segment's worth is withheld.
+// Bytes written, 0: full, TCP_NOT_FUSED, -errno.
+i64 fill_ring(tcp_sock& tp, msghdr_iter& msg, bool more) {
     sock& sk = as_sock(tp);
     lock_guard tx(sk.tx_lock);
     stream_ring* r = tp.fused.load() ? slab_get(tp.tx_ring) : nullptr;
     sock* peer = r ? slab_get(tp.fused_peer) : nullptr;
     if (SOCKSHIM_UNLIKELY(!peer)) return TCP_NOT_FUSED;
-    const u64 tail = r->tail.load_relaxed();
+    const u64 at = r->tail.load_relaxed() + tp.fused_more;
     const u64 want = min_of<u64>(msg.iter.count, publish_bytes);
-    u64 used = tail - r->head_seen;
+    u64 used = at - r->head_seen;
     if (SOCKSHIM_UNLIKELY(used + want > r->size)) {
         r->head_seen = r->head.load();
-        used = tail - r->head_seen;
+        used = at - r->head_seen;
         if (used + want > r->size && r->size < r->limit) {
             lock_guard rx(peer->rx_lock);
             // As large as what is being sent asks for, not just this piece of it.
-            ring_grow(*r, min_of<u64>(msg.iter.count, fused_ring_bytes), tail);
+            ring_grow(*r, min_of<u64>(msg.iter.count, fused_ring_bytes), at);
         }
     }
     const u64 n = r->size > used ? min_of<u64>(want, r->size - used) : 0;
     if (!n) return r->size ? 0 : -ENOBUFS;
     const iov_iter before = msg.iter;
-    const i64 wrote = ring_write_iter(*r, tail, static_cast<u32>(n), msg.iter);
+    const i64 wrote = ring_write_iter(*r, at, static_cast<u32>(n), msg.iter);
     if (SOCKSHIM_UNLIKELY(wrote != static_cast<i64>(n))) {
         // As Linux, a piece that faults anywhere is not sent at all.
         msg.iter = before;
         return -EFAULT;
     }
     SOCKSHIM_CRASH_POINT();
-    r->sends += 1;
-    r->tail.store(tail + static_cast<u64>(wrote));
-    SOCKSHIM_CRASH_POINT();
-    wake_up(peer->sk_wq, POLLIN | POLLRDNORM);
+    tp.fused_more += static_cast<u32>(wrote);
+    if (SOCKSHIM_LIKELY(!more) || tp.fused_more >= tp.mss_cache) publish(tp, *r, *peer);
     return wrote;
+}
+
+// Linux gives corked data 200 ms. The timer is tcp_probe_timer's; no lock held.
+void arm_cork_timer(tcp_sock& tp) {
+    sock& sk = as_sock(tp);
+    lock_sock(sk);
+    if (tp.fused.load() && tp.fused_more && !inet_csk(sk).icsk_timeout_us) {
+        const u64 now = monotonic_us();
+        inet_csk_reset_xmit_timer(sk, ICSK_TIME_PROBE0, now + TCP_RTO_MIN, now);
+    }
+    release_sock(sk);
 }
 
 // Takes up to `want` bytes out of the ring (peeks with MSG_PEEK, drops with MSG_TRUNC). As fill_ring.
@@ -253,12 +274,14 @@ bool tcp_is_fused(const tcp_sock& tp) {
 }
 
 i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("tcp_fused_sendmsg");
     tcp_sock& tp = tcp_sk(sk);
     if (flip()) {
         tcp_unfuse(sk);
         return TCP_NOT_FUSED;
     }
     const bool noblock = msg.flags & MSG_DONTWAIT;
+    const bool more = (msg.flags & MSG_MORE) || (tp.nonagle & TCP_NAGLE_CORK);
     i64 deadline = 0;
     bool timed = false;
     i64 sent = 0;
@@ -266,11 +289,12 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
         if (SOCKSHIM_UNLIKELY(sk.sk_err.load_relaxed())) {
             return sent ? sent : static_cast<i64>(sock_error(sk));
         }
-        const i64 n = msg.iter.count ? fill_ring(tp, msg) : 0;
+        const i64 n = msg.iter.count ? fill_ring(tp, msg, more) : 0;
         if (n > 0) {
             sent += n;
-            if (SOCKSHIM_LIKELY(!msg.iter.count)) return sent;
-            continue;
+            if (msg.iter.count) continue;
+            if (SOCKSHIM_UNLIKELY(more)) arm_cork_timer(tp);
+            return sent;
         }
         if (n == TCP_NOT_FUSED) {
             if (!sent) return TCP_NOT_FUSED;
@@ -280,6 +304,7 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
         }
         if (!msg.iter.count) return sent;
         if (n < 0) return sent ? sent : n;
+        if (tp.fused_more) tcp_fused_push(sk); // a full ring that nobody may read would never empty
         if (noblock) return sent ? sent : -EAGAIN;
         if (!timed) deadline = deadline_of(sk.sk_sndtimeo_us), timed = true;
         tx_wait w{&tp, sent > 0, {}};
@@ -291,6 +316,7 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
 }
 
 i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("tcp_fused_recvmsg");
     tcp_sock& tp = tcp_sk(sk);
     const bool noblock = msg.flags & MSG_DONTWAIT;
     const bool peek = msg.flags & MSG_PEEK;
@@ -355,6 +381,7 @@ void tcp_fuse_try(sock& sk) {
             join_direction(b, a, back);
             a.fused_peer = sk_handle(*other);
             b.fused_peer = sk_handle(sk);
+            a.fused_more = b.fused_more = 0;
             inet_csk_clear_delack_timer(sk);
             inet_csk_clear_delack_timer(*other);
             SOCKSHIM_CRASH_POINT();
@@ -366,6 +393,14 @@ void tcp_fuse_try(sock& sk) {
     }
     release_sock(*other);
     release_sock(sk);
+}
+
+void tcp_fused_push(sock& sk) {
+    tcp_sock& tp = tcp_sk(sk);
+    lock_guard tx(sk.tx_lock);
+    stream_ring* r = tp.fused.load() && tp.fused_more ? slab_get(tp.tx_ring) : nullptr;
+    sock* peer = r ? slab_get(tp.fused_peer) : nullptr;
+    if (peer) publish(tp, *r, *peer);
 }
 
 void tcp_unfuse(sock& sk) {
@@ -382,6 +417,12 @@ void tcp_unfuse(sock& sk) {
     if (a.fused.load() && a.fused_peer == peer_handle) {
         both_locks tx(sk, *other, &sock::tx_lock);
         both_locks rx(sk, *other, &sock::rx_lock);
+        for (tcp_sock* tp : {&a, &b}) {
+            if (stream_ring* r = slab_get(tp->tx_ring)) {
+                r->tail.store(r->tail.load() + tp->fused_more);
+                tp->fused_more = 0;
+            }
+        }
         sync_end(a);
         sync_end(b);
         // The bytes in the rings have arrived: the rings are the receivers'.

@@ -29,6 +29,8 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg);
 i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg);
 // No lock held. Does nothing when the connection is not fused.
 void tcp_unfuse(sock& sk);
+// sk_lock may be held. Lets go of what TCP_CORK or MSG_MORE has withheld.
+void tcp_fused_push(sock& sk);
 // No lock held. Fuses the connection of `sk` with its peer when the conditions hold.
 void tcp_fuse_try(sock& sk);
 // Without locks, as tcp_poll.

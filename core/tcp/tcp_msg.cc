@@ -5,8 +5,10 @@
 #include <cerrno>
 
 #include "core/net/socket.h"
+#include "core/net/spin_wait.h"
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_fusion.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -114,9 +116,13 @@ static i64 tcp_queue_bytes(sock& sk, u32 n, iov_iter& from) {
     const u64 used = tp.tx_off - ring->head.load();
     const u32 size = ring_grow(*ring, n, tp.tx_off);
     if (used >= size) return -ENOBUFS;
-    const i64 wrote =
-        ring_write_iter(*ring, tp.tx_off, static_cast<u32>(min_of<u64>(n, size - used)), from);
-    if (wrote <= 0) return wrote;
+    const u32 fits = static_cast<u32>(min_of<u64>(n, size - used));
+    const iov_iter before = from;
+    const i64 wrote = ring_write_iter(*ring, tp.tx_off, fits, from);
+    if (wrote != static_cast<i64>(fits)) {
+        from = before; // as Linux, a piece that faults anywhere is not sent at all
+        return -EFAULT;
+    }
     ring->tail.store(tp.tx_off + static_cast<u64>(wrote));
     tp.tx_off += static_cast<u64>(wrote);
     tp.write_seq += static_cast<u32>(wrote);
@@ -192,6 +198,7 @@ static i64 tcp_sendmsg_locked(sock& sk, msghdr_iter& msg, bool& fused_again) {
 }
 
 i64 tcp_sendmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("tcp_sendmsg");
     tcp_sock& tp = tcp_sk(sk);
     if (msg.flags & MSG_FASTOPEN)
         return -EOPNOTSUPP; // net.ipv4.tcp_fastopen without the client's bit
@@ -307,7 +314,8 @@ static i64 tcp_copy_out(sock& sk, msghdr_iter& msg, u32& seq, u64 len) {
     stream_ring* ring = slab_get(tp.rx_ring);
     if (!ring || !used) return 0;
     const i64 got = ring_read_iter(*ring, tcp_rx_offset(tp, seq), used, msg.iter);
-    if (got > 0) seq += static_cast<u32>(got);
+    if (got != static_cast<i64>(used)) return -EFAULT; // nothing is taken
+    seq += used;
     return got;
 }
 
@@ -340,10 +348,12 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
     u64 copied = 0;
     i64 result = 0;
 
-    while (copied < len) {
+    const signal_sample signals; // a call that has moved some bytes returns with them when a handler ran
+    while (copied < len || !len) {
         // The urgent mark: stop before it if anything was read, so that SIOCATMARK can be asked.
         if (tp.urg_data && tp.urg_seq == seq && copied) break;
         if (before(seq, tcp_rx_end(tp))) {
+            if (!len) break; // nothing was asked for: that it can be had is the answer
             const u32 was = seq;
             const i64 got = tcp_copy_out(sk, msg, seq, len - copied);
             if (!peek && seq != was) tcp_eat(sk, seq);
@@ -392,6 +402,7 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
             left_fused = true;
             break;
         }
+        if (copied && signals.any()) break;
         if (err && !before(seq, tcp_rx_end(tp))) {
             if (!copied) result = err;
             break;
@@ -442,6 +453,7 @@ static i64 tcp_recvmsg_flags(sock& sk, msghdr_iter& msg) {
 }
 
 i64 tcp_recvmsg(sock& sk, msghdr_iter& msg) {
+    trace_way("tcp_recvmsg");
     if (msg.flags & MSG_ERRQUEUE) return -EAGAIN; // TCP puts nothing there
     if (SOCKSHIM_UNLIKELY(tcp_sk(sk).fuse_want)) tcp_fuse_pending(sk);
     msg.namelen = 0;

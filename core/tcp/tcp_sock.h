@@ -41,6 +41,7 @@ struct tcp_sock {
     u8 fuse_want; // the handshake has completed where tcp_fuse_try could not be called yet
     u8 destroy;   // the sock is freed when its lock is released
     handle<sock> fused_peer;
+    u32 fused_more; // bytes in the ring beyond its tail, withheld by TCP_CORK or MSG_MORE; tx_lock
 
     handle<stream_ring> tx_ring;
     handle<stream_ring> rx_ring;

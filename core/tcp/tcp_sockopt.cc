@@ -7,6 +7,7 @@
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_cong.h"
 #include "core/tcp/tcp_fusion.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -322,11 +323,12 @@ int do_tcp_setsockopt(sock& sk, int optname, int val) {
 }
 
 // Options that the fused path could not honour take the connection off it.
-bool needs_packet_path(int optname) { return optname == TCP_CORK || optname == TCP_NOTSENT_LOWAT; }
+bool needs_packet_path(int optname) { return optname == TCP_NOTSENT_LOWAT; }
 
 } // namespace
 
 int tcp_setsockopt(sock& sk, int level, int optname, const void* optval, u32 optlen) {
+    trace_way("tcp_setsockopt");
     if (level != SOL_TCP) return ip_setsockopt(sk, level, optname, optval, optlen);
     if (optname == TCP_CONGESTION) return set_congestion(sk, optval, optlen);
     if (optname == TCP_ULP) return -ENOENT;
@@ -338,11 +340,13 @@ int tcp_setsockopt(sock& sk, int level, int optname, const void* optval, u32 opt
     else
         lock_sock(sk);
     const int err = do_tcp_setsockopt(sk, optname, val);
+    if ((optname == TCP_NODELAY && val) || (optname == TCP_CORK && !val)) tcp_fused_push(sk);
     release_sock(sk);
     return err;
 }
 
 int tcp_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) {
+    trace_way("tcp_getsockopt");
     if (level != SOL_TCP) return ip_getsockopt(sk, level, optname, optval, optlen);
     const inet_connection_sock& icsk = inet_csk(sk);
     const tcp_sock& tp = tcp_sk(sk);

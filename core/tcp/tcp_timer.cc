@@ -5,6 +5,7 @@
 #include <cerrno>
 
 #include "core/tcp/tcp.h"
+#include "core/tcp/tcp_fusion.h"
 #include "core/tcp/tcp_cong.h"
 
 namespace sockshim {
@@ -236,7 +237,9 @@ void tcp_timer_env(tcp_env& env, sock& sk) {
         const u8 pending = icsk.icsk_pending;
         inet_csk_clear_xmit_timer(sk);
         if (sk_statef(sk) & (TCPF_CLOSE | TCPF_LISTEN)) return;
-        if (pending == ICSK_TIME_RETRANS)
+        if (tcp_sk(sk).fused.load())
+            tcp_fused_push(sk); // nothing is in flight there, but a cork may have held back
+        else if (pending == ICSK_TIME_RETRANS)
             tcp_retransmit_timer(env, sk);
         else if (pending == ICSK_TIME_PROBE0)
             tcp_probe_timer(env, sk);

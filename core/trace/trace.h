@@ -83,8 +83,9 @@ inline void trace_handed_over() {
 }
 
 // The innermost call is over: its result or -errno. SYS_NOT_OURS (-4096) means that somebody above will
-// ask libc: a socketcall that was handed over stays open until trace_libc_result(); every other call was
-// on a descriptor that is none of ours (what is asked once, before the answer is cached) and is forgotten.
+// ask libc: a call that was handed over stays open until trace_libc_result(); every other was on a
+// descriptor that is no socket at all (what is asked once, before the answer is cached) and is forgotten,
+// and so is a wait for none of ours.
 inline void trace_end(long result) {
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_end_slow(result);
 }
