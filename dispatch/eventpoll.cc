@@ -466,25 +466,22 @@ long wait_for_events(eventpoll& ep, handle<eventpoll> set, int epfd, epoll_event
         }
         int end = 0;
         // With nothing of ours in it there is nothing to be quick for: the kernel wakes us.
-        if (ep.items.load_relaxed() && patience.pause()) {
-            if (!ep_events_available(ep)) {
-                if (signals.any()) {
-                    n = -EINTR;
-                    break;
-                }
-                const bool ask = ep.kernel_items.load_relaxed() && ++steps % kernel_every_steps == 0;
-                if (!ask) continue;
-            }
-        } else {
+        if (!ep.items.load_relaxed() || !patience.pause()) {
             if (told) ep.looking.store(0);
             end = sleeper.sleep();
+        } else if (!ep_events_available(ep) && !signals.any()) {
+            const bool ask = ep.kernel_items.load_relaxed() && ++steps % kernel_every_steps == 0;
+            if (!ask) continue;
         }
-        n = send_events(ep, epfd, user, max);
-        if (n) break;
-        if (end) {
-            n = end == -EAGAIN ? 0 : end;
+        // A handler that ran goes before an event: it may have made the event itself, and in Linux would
+        // have run only after the call had ended.
+        if (end == -EINTR || signals.any()) {
+            n = -EINTR;
+            eventpoll_pass_on(ep);
             break;
         }
+        n = send_events(ep, epfd, user, max);
+        if (n || end) break; // at the deadline, 0
     }
     if (told) ep.looking.store(0);
     patience.finish(n > 0);

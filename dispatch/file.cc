@@ -369,11 +369,7 @@ long ksys_ioctl(int fd, unsigned long cmd, unsigned long arg) {
 }
 
 // What fstat of a kernel socket shows (sockfs), with the carrier's inode and owner.
-long ksys_fstat(int fd, struct stat* ust) {
-    if (const long err = ours(fd)) return err;
-    struct stat st{};
-    const long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
-    if (r < 0) return r;
+void show_socket(struct stat& st) {
     st.st_mode = S_IFSOCK | 0777;
     st.st_nlink = 1;
     st.st_dev = 8;
@@ -381,6 +377,24 @@ long ksys_fstat(int fd, struct stat* ust) {
     st.st_blocks = 0;
     st.st_blksize = 4096;
     st.st_atim = st.st_mtim = st.st_ctim = {};
+}
+
+void show_socket(struct statx& stx) {
+    stx.stx_mode = S_IFSOCK | 0777;
+    stx.stx_nlink = 1;
+    stx.stx_size = 0;
+    stx.stx_blocks = 0;
+    stx.stx_dev_major = 0;
+    stx.stx_dev_minor = 8;
+    stx.stx_atime = stx.stx_mtime = stx.stx_ctime = stx.stx_btime = {};
+}
+
+long ksys_fstat(int fd, struct stat* ust) {
+    if (const long err = ours(fd)) return err;
+    struct stat st{};
+    const long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
+    if (r < 0) return r;
+    show_socket(st);
     return copy_to_user(ust, &st, sizeof st);
 }
 
@@ -400,13 +414,7 @@ long ksys_statx(int dirfd, const char* path, int flags, unsigned mask, struct st
     struct statx stx{};
     const long r = raw_syscall(SYS_statx, dirfd, ptr_arg(""), flags, mask, ptr_arg(&stx));
     if (r < 0) return r;
-    stx.stx_mode = S_IFSOCK | 0777;
-    stx.stx_nlink = 1;
-    stx.stx_size = 0;
-    stx.stx_blocks = 0;
-    stx.stx_dev_major = 0;
-    stx.stx_dev_minor = 8;
-    stx.stx_atime = stx.stx_mtime = stx.stx_ctime = stx.stx_btime = {};
+    show_socket(stx);
     return copy_to_user(ustx, &stx, sizeof stx);
 }
 

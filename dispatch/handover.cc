@@ -121,6 +121,7 @@ int make_kernel_socket(socket& sock) {
 
 // Puts the kernel socket where ours was. Takes k over.
 int install(socket& sock, int k) {
+    trace_way("socket_handover");
     const u32 index = socket_handle(sock).index;
     if (socket_nonblock(sock)) {
         raw_syscall(SYS_fcntl, k, F_SETFL, raw_syscall(SYS_fcntl, k, F_GETFL) | O_NONBLOCK);

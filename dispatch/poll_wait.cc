@@ -111,7 +111,7 @@ int poll_wait::sleep(i64 deadline_us, const sigset_t* mask, const signal_sample&
     return result;
 }
 
-// Linux: do_poll. What is ready wins over a signal, a signal over the timeout.
+// Linux: do_poll.
 long poll_wait::wait(bool now, i64 deadline_us, const sigset_t* mask) {
     u32 ready = look();
     // With something of ours ready nothing may be delivered any more, so no mask.
@@ -134,9 +134,10 @@ long poll_wait::wait(bool now, i64 deadline_us, const sigset_t* mask) {
             asked = kernel_.any;
             end = sleep(deadline_us, mask, signals, kernels);
         }
-        if (kernels < 0) {
-            result = kernels;
-            if (kernels == -EINTR && (ready = look()) && !mask) result = ready;
+        // A handler that ran goes before what is ready now: it may have made it ready itself, and in
+        // Linux would have run only after the call had ended.
+        if (kernels < 0 || end == -EINTR || signals.any()) {
+            result = kernels < 0 ? kernels : -EINTR;
             break;
         }
         ready = look();
@@ -145,12 +146,7 @@ long poll_wait::wait(bool now, i64 deadline_us, const sigset_t* mask) {
             if (kernels < 0) kernels = 0;
         }
         result = ready + kernels;
-        if (result) break;
-        if (signals.any()) end = -EINTR;
-        if (end) {
-            result = end == -EAGAIN ? 0 : end;
-            break;
-        }
+        if (result || end) break; // at the deadline, 0
     }
     patience.finish(result > 0);
     return result;

@@ -41,11 +41,11 @@ void share_all() {
 
 int process_attach() {
     if (SOCKSHIM_LIKELY(prepared.load() == 2)) return 0;
+    fd_table_init(); // attaching opens a descriptor of ours
     const int r = arena_attach();
     if (r) return r;
     u32 expected = 0;
     if (prepared.cas(expected, 1)) {
-        fd_table_init();
         process_pid = static_cast<u32>(raw_syscall(SYS_getpid));
         if (on_attach) on_attach();
         timer_kick_processes();

@@ -16,6 +16,8 @@
 #include "core/base/types.h"
 
 struct file_handle;
+struct statfs;
+struct statvfs;
 
 namespace sockshim::real {
 

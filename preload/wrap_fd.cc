@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "preload/carrier_seen.h"
 #include "preload/socket_stream.h"
 #include "preload/wrap.h"
 
@@ -92,7 +93,9 @@ SOCKSHIM_WRAP(int, __fxstat, (int version, int fd, struct stat* st)) {
 SOCKSHIM_WRAP_ALIAS(__fxstat64, __fxstat)
 
 SOCKSHIM_WRAP(int, fstatat, (int dir, const char* path, struct stat* st, int flags)) {
-    if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) return real::fstatat(dir, path, st, flags);
+    if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) {
+        return show_as_socket(real::fstatat(dir, path, st, flags), st);
+    }
     return route(
         dir, [=] { return sys_fstatat(dir, path, st, flags); },
         [=] { return real::fstatat(dir, path, st, flags); });
@@ -102,7 +105,7 @@ SOCKSHIM_WRAP_ALIAS(fstatat64, fstatat)
 SOCKSHIM_WRAP(int, __fxstatat,
               (int version, int dir, const char* path, struct stat* st, int flags)) {
     if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) {
-        return real::__fxstatat(version, dir, path, st, flags);
+        return show_as_socket(real::__fxstatat(version, dir, path, st, flags), st);
     }
     return route(
         dir, [=] { return sys_fstatat(dir, path, st, flags); },
@@ -111,7 +114,9 @@ SOCKSHIM_WRAP(int, __fxstatat,
 SOCKSHIM_WRAP_ALIAS(__fxstatat64, __fxstatat)
 
 SOCKSHIM_WRAP(int, statx, (int dir, const char* path, int flags, unsigned mask, struct statx* st)) {
-    if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) return real::statx(dir, path, flags, mask, st);
+    if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) {
+        return show_as_socket(real::statx(dir, path, flags, mask, st), st);
+    }
     return route(
         dir, [=] { return sys_statx(dir, path, flags, mask, st); },
         [=] { return real::statx(dir, path, flags, mask, st); });
@@ -147,6 +152,19 @@ SOCKSHIM_WRAP(int, isatty, (int fd)) {
     }
     errno = ENOTTY;
     return 0;
+}
+
+SOCKSHIM_WRAP(int, sockatmark, (int fd)) {
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd))) return real::sockatmark(fd);
+    int mark = 0;
+    return wrap_ioctl(fd, SIOCATMARK, word(&mark)) == -1 ? -1 : mark;
+}
+
+SOCKSHIM_WRAP(int, isfdtype, (int fd, int type)) {
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd))) return real::isfdtype(fd, type);
+    struct stat st;
+    if (wrap_fstat(fd, &st) == -1) return -1;
+    return (st.st_mode & S_IFMT) == static_cast<mode_t>(type);
 }
 
 SOCKSHIM_WRAP(void*, mmap, (void* at, size_t len, int prot, int flags, int fd, off_t offset)) {

@@ -38,6 +38,9 @@ long to_libc(const call_words& c) {
     return call(c.nr, c.a[0], c.a[1], c.a[2], c.a[3], c.a[4], c.a[5]);
 }
 
+// A signal mask of a size that the kernel does not know: its own call says so, whatever is waited for.
+bool wrong_mask_size(const void* mask, std::size_t size) { return mask && size != sizeof(u64); }
+
 // The six-word forms of the kernel's select and epoll_pwait.
 long pselect6(const call_words& c) {
     struct {
@@ -45,6 +48,7 @@ long pselect6(const call_words& c) {
         std::size_t size;
     } given = {nullptr, 0};
     if (c.a[5] && get_user(given, c.ptr<const void>(5)) != 0) return -EFAULT;
+    if (wrong_mask_size(given.mask, given.size)) return SYS_NOT_OURS;
     return sys_select(c.fd(0), c.ptr<fd_set>(1), c.ptr<fd_set>(2), c.ptr<fd_set>(3),
                       c.ptr<timespec>(4), given.mask);
 }
@@ -74,6 +78,16 @@ long socketcall(int call, const call_words& c) {
     unsigned long words[6];
     for (int i = 0; i < 6; ++i) words[i] = static_cast<unsigned long>(c.a[i]);
     return sockshim_socketcall(call, words);
+}
+
+// What the kernel says of any socket alike is asked of one of its own (wrap_file.cc).
+long on_stand_in(const call_words& c) {
+    if (fd_classify(c.fd(0)) != FD_SOCKET) return SYS_NOT_OURS;
+    const long k = raw_syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (k < 0) return k;
+    const long r = raw_syscall(c.nr, k, c.a[1], c.a[2], c.a[3], c.a[4], c.a[5]);
+    raw_syscall(SYS_close, k);
+    return r;
 }
 
 // Calls whose first word is a descriptor that is not libc's.
@@ -110,6 +124,12 @@ long on_descriptor(const call_words& c) {
     case SYS_fsync:
     case SYS_fdatasync: return sys_fsync(fd);
     case SYS_vmsplice: return sys_vmsplice_check(fd);
+    case SYS_fstatfs:
+    case SYS_fallocate:
+    case SYS_readahead:
+    case SYS_sync_file_range:
+    case SYS_fchmod:
+    case SYS_fchown: return on_stand_in(c);
     case SYS_bind: return socketcall(SYS_BIND, c);
     case SYS_connect: return socketcall(SYS_CONNECT, c);
     case SYS_listen: return socketcall(SYS_LISTEN, c);
@@ -129,9 +149,12 @@ long on_descriptor(const call_words& c) {
 #ifdef SYS_epoll_wait
     case SYS_epoll_wait: return epoll_wait_ms(c, nullptr);
 #endif
-    case SYS_epoll_pwait: return epoll_wait_ms(c, c.ptr<const sigset_t>(4));
+    case SYS_epoll_pwait:
+        if (wrong_mask_size(c.ptr<void>(4), c.size(5))) return SYS_NOT_OURS;
+        return epoll_wait_ms(c, c.ptr<const sigset_t>(4));
 #ifdef SYS_epoll_pwait2
     case SYS_epoll_pwait2:
+        if (wrong_mask_size(c.ptr<void>(4), c.size(5))) return SYS_NOT_OURS;
         return sys_epoll_wait(fd, c.ptr<epoll_event>(1), c.fd(2), c.ptr<const timespec>(3),
                               c.ptr<const sigset_t>(4));
 #endif
@@ -177,7 +200,9 @@ long on_others(const call_words& c) {
     case SYS_poll: return process_may_have_sockets() ? poll_ms(c) : SYS_NOT_OURS;
 #endif
     case SYS_ppoll:
-        if (!process_may_have_sockets()) return SYS_NOT_OURS;
+        if (!process_may_have_sockets() || wrong_mask_size(c.ptr<void>(3), c.size(4))) {
+            return SYS_NOT_OURS;
+        }
         return sys_poll(c.ptr<pollfd>(0), c.size(1), c.ptr<const timespec>(2),
                         c.ptr<const sigset_t>(3));
     case SYS_pselect6: return process_may_have_sockets() ? pselect6(c) : SYS_NOT_OURS;
@@ -209,6 +234,12 @@ bool starts_with_descriptor(long nr) {
     case SYS_fsync:
     case SYS_fdatasync:
     case SYS_vmsplice:
+    case SYS_fstatfs:
+    case SYS_fallocate:
+    case SYS_readahead:
+    case SYS_sync_file_range:
+    case SYS_fchmod:
+    case SYS_fchown:
     case SYS_bind:
     case SYS_connect:
     case SYS_listen:

@@ -17,6 +17,7 @@
 #include "core/net/handover.h"
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_fusion.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -27,6 +28,13 @@ namespace {
 // A sock that is gone although its socket is still in the program's hands was taken by the arena's
 // corruption, or by the reaper who thought us dead.
 constexpr int no_sock = -EBADF;
+
+// For the trace: "PF_INET inet_bind".
+void way(const char* static_name) {
+    if (SOCKSHIM_LIKELY(!trace_enabled)) return;
+    trace_way("PF_INET");
+    trace_way(static_name);
+}
 
 bool is_tcp(const sock& sk) { return sk.__sk_common.skc_prot_id == PROT_TCP; }
 
@@ -45,6 +53,7 @@ void lock_sock_unfused(sock& sk) {
 // --- create ------------------------------------------------------------------------------------------
 
 int inet_create(socket& sock, int protocol, int kern) {
+    way("inet_create");
     if (protocol < 0 || protocol >= IPPROTO_MAX) return -EINVAL;
 
     sock.state.store(SS_UNCONNECTED);
@@ -123,6 +132,7 @@ int inet_create(socket& sock, int protocol, int kern) {
 // The peer socket should always be NULL (or else). When we call this function we are destroying the
 // object and from then on nobody should refer to it.
 int inet_release(socket& sock) {
+    way("inet_release");
     struct sock* sk = socket_sk(sock);
     if (!sk) return 0;
     // Applications forget to leave groups before exiting.
@@ -163,6 +173,7 @@ u16 inet_prot_sock() {
 }
 
 int inet_bind(socket& sock, const sockaddr* uaddr, u32 len) {
+    way("inet_bind");
     struct sock* found = socket_sk(sock);
     if (!found) return no_sock;
     struct sock& sk = *found;
@@ -216,6 +227,7 @@ int inet_bind(socket& sock, const sockaddr* uaddr, u32 len) {
 }
 
 int inet_autobind(sock& sk) {
+    trace_way("inet_autobind");
     // We may need to bind the socket.
     lock_sock(sk);
     int err = 0;
@@ -233,6 +245,7 @@ int inet_autobind(sock& sk) {
 // --- connect -----------------------------------------------------------------------------------------
 
 int inet_dgram_connect(socket& sock, const sockaddr* addr, u32 len, int flags) {
+    way("inet_dgram_connect");
     struct sock* sk = socket_sk(sock);
     if (!sk) return no_sock;
     if (len < sizeof(sa_family_t)) return -EINVAL;
@@ -320,6 +333,7 @@ int stream_connect(socket& sock, struct sock& sk, const sockaddr* addr, u32 len,
 } // namespace
 
 int inet_stream_connect(socket& sock, const sockaddr* addr, u32 len, int flags) {
+    way("inet_stream_connect");
     struct sock* sk = socket_sk(sock);
     if (!sk) return no_sock;
     lock_sock_unfused(*sk);
@@ -331,6 +345,7 @@ int inet_stream_connect(socket& sock, const sockaddr* addr, u32 len, int flags) 
 // --- listen, accept, shutdown ------------------------------------------------------------------------
 
 int inet_listen(socket& sock, int backlog) {
+    way("inet_listen");
     struct sock* found = socket_sk(sock);
     if (!found) return no_sock;
     struct sock& sk = *found;
@@ -347,6 +362,7 @@ int inet_listen(socket& sock, int backlog) {
 }
 
 int inet_accept(socket& sock, socket& newsock, int flags) {
+    way("inet_accept");
     struct sock* sk = socket_sk(sock);
     if (!sk) return no_sock;
     newsock.type = sock.type;
@@ -370,6 +386,7 @@ int inet_accept(socket& sock, socket& newsock, int flags) {
 }
 
 int inet_shutdown(socket& sock, int how) {
+    way("inet_shutdown");
     // This should really check to make sure the socket is a TCP socket. (WHY AC...)
     // Maps 0->1, 1->2, 2->3: has the advantage of making bit 1 rcvs, bit 2 snds.
     if (how < SHUT_RD || how > SHUT_RDWR) return -EINVAL;
@@ -413,6 +430,7 @@ int inet_shutdown(socket& sock, int how) {
 // --- names, options, ioctls --------------------------------------------------------------------------
 
 int inet_getname(socket& sock, sockaddr_storage* out, int peer) {
+    way("inet_getname");
     struct sock* found = socket_sk(sock);
     if (!found) return no_sock;
     struct sock& sk = *found;
@@ -437,6 +455,7 @@ int inet_getname(socket& sock, sockaddr_storage* out, int peer) {
 }
 
 int inet_ioctl(socket& sock, unsigned cmd, unsigned long arg) {
+    way("inet_ioctl");
     struct sock* sk = socket_sk(sock);
     if (!sk) return no_sock;
     switch (cmd) {
@@ -464,11 +483,13 @@ int inet_ioctl(socket& sock, unsigned cmd, unsigned long arg) {
 
 // sock_common_setsockopt, sock_common_getsockopt
 int inet_setsockopt(socket& sock, int level, int optname, const void* optval, u32 optlen) {
+    way("sock_common_setsockopt");
     struct sock* sk = socket_sk(sock);
     return sk ? sk_prot(*sk).setsockopt(*sk, level, optname, optval, optlen) : no_sock;
 }
 
 int inet_getsockopt(socket& sock, int level, int optname, void* optval, u32* optlen) {
+    way("sock_common_getsockopt");
     struct sock* sk = socket_sk(sock);
     return sk ? sk_prot(*sk).getsockopt(*sk, level, optname, optval, optlen) : no_sock;
 }
@@ -476,6 +497,7 @@ int inet_getsockopt(socket& sock, int level, int optname, void* optval, u32* opt
 // --- data --------------------------------------------------------------------------------------------
 
 i64 inet_sendmsg(socket& sock, msghdr_iter& msg) {
+    way("inet_sendmsg");
     struct sock* sk = socket_sk(sock);
     if (SOCKSHIM_UNLIKELY(!sk)) return no_sock;
     // inet_send_prepare; TCP has proto.no_autobind in Linux: an unbound one is not connected either.
@@ -487,6 +509,7 @@ i64 inet_sendmsg(socket& sock, msghdr_iter& msg) {
 }
 
 i64 inet_recvmsg(socket& sock, msghdr_iter& msg) {
+    way("inet_recvmsg");
     struct sock* sk = socket_sk(sock);
     if (SOCKSHIM_UNLIKELY(!sk)) return no_sock;
     if (SOCKSHIM_LIKELY(is_tcp(*sk))) return tcp_recvmsg(*sk, msg);

@@ -15,7 +15,10 @@
 
 namespace sockshim {
 
-int inet_csk_get_port(sock& sk, u16 port) { return inet_bhash_get_port(sk, port); }
+int inet_csk_get_port(sock& sk, u16 port) {
+    trace_way("inet_csk_get_port");
+    return inet_bhash_get_port(sk, port);
+}
 
 // --- accept queue ------------------------------------------------------------------------------------
 
@@ -188,6 +191,7 @@ bool accept_ready(void* arg) {
 
 // Linux: inet_csk_accept with inet_csk_wait_for_connect.
 sock* inet_csk_accept(sock& sk, int flags, int* err) {
+    trace_way("inet_csk_accept");
     i64 deadline = 0;
     bool started = false;
     lock_sock(sk);

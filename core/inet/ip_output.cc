@@ -5,6 +5,7 @@
 #include "core/inet/inet_sock.h"
 #include "core/inet/loopback.h"
 #include "core/inet/route.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -47,7 +48,14 @@ int ip_output(const sock* sk, const sk_buff& skb) {
 
 } // namespace
 
-int ip_queue_xmit(sock* sk, const sk_buff& skb) { return ip_output(sk, skb); }
-int ip_send_skb(const sk_buff& skb) { return ip_output(nullptr, skb); }
+int ip_queue_xmit(sock* sk, const sk_buff& skb) {
+    trace_way("ip_queue_xmit");
+    return ip_output(sk, skb);
+}
+
+int ip_send_skb(const sk_buff& skb) {
+    trace_way("ip_send_skb");
+    return ip_output(nullptr, skb);
+}
 
 } // namespace sockshim

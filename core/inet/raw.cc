@@ -42,7 +42,6 @@ bool filtered(const sock& sk, const sk_buff& skb) {
 } // namespace
 
 bool raw_local_deliver(const sk_buff& skb) {
-    trace_way("raw_local_deliver");
     if (SOCKSHIM_LIKELY(dgram_bucket_empty(PROT_RAW, skb.protocol))) return false;
     handle<sock> socks[batch];
     u32 n = 0;
@@ -58,6 +57,7 @@ bool raw_local_deliver(const sk_buff& skb) {
         }
     }
     if (n == 0) return delivered;
+    trace_way("raw_local_deliver");
     u8 headers[skb_wire_max];
     const u32 header_len = skb_emit_headers(skb, headers);
     if (header_len + skb.payload() > 0xffff) return delivered;

@@ -238,7 +238,8 @@ class both_ends {
 // Linux: the poll at the end of ep_insert and ep_modify. With no lock held: the worst that a removal in
 // between can make of it is a slot looked at in vain.
 void notify_if_ready(handle<eventpoll> set, ep_source source, u32 slot, u32 events) {
-    if (wait_source_poll(source.kind, source.raw) & events) eventpoll_notify(set, slot, false);
+    if (!(wait_source_poll(source.kind, source.raw) & events)) return;
+    if (eventpoll_mark(set, slot).listening) eventpoll_wake(set);
 }
 
 // The set is nobody's any more.

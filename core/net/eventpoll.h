@@ -93,9 +93,18 @@ int ep_remove(handle<eventpoll> set, ep_source source, int fd);
 // Is (source, fd) registered? Its events and data.
 bool ep_find(handle<eventpoll> set, ep_source source, int fd, u32& events, u64& data);
 
-// From a waker: marks the slot ready and wakes one thread of the set, and all that poll it. True when
-// somebody is there to take the event: woken, or awake and looking.
-bool eventpoll_notify(handle<eventpoll> set, u32 slot, bool exclusive);
+// From a waker, in two steps, so that one who wakes finds all that one wake brought. First the slot is
+// marked ready: `listening` when somebody must then be woken by eventpoll_wake, `attended` when somebody
+// takes the event for sure: to be woken, or awake and looking.
+struct ep_marked {
+    bool listening;
+    bool attended;
+};
+ep_marked eventpoll_mark(handle<eventpoll> set, u32 slot);
+// Wakes one thread of the set, and all that poll it.
+void eventpoll_wake(handle<eventpoll> set);
+// A thread of the set was woken and goes away without having looked: another one shall.
+void eventpoll_pass_on(eventpoll& ep);
 // Wakes all threads of the set to look again (the kernel's half came to be used, the set is gone).
 void eventpoll_wake_all(eventpoll& ep);
 // May there be events? Three loads.

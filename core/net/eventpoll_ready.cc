@@ -172,20 +172,28 @@ u32 wait_source_poll(u8 kind, u64 raw) {
     return 0;
 }
 
-bool eventpoll_notify(handle<eventpoll> set, u32 slot, bool exclusive) {
+ep_marked eventpoll_mark(handle<eventpoll> set, u32 slot) {
     eventpoll* const ep = slab_get(set);
-    if (!ep) return false;
+    if (!ep) return {};
     const ep_word w = ep_word_at(*ep, slot / 64);
-    if (!w.bits) return false;
+    if (!w.bits) return {};
     ep_mark_word(*ep, slot / 64, w, u64{1} << slot % 64);
-    SOCKSHIM_CRASH_POINT();
 #if !defined(__x86_64__)
     full_fence(); // there an atomic OR does not keep the load below behind it
 #endif
-    const bool looking = exclusive && ep->looking.load();
-    if (!ep->wq.flags.load()) return looking;
-    wake_up_slow(ep->wq, EPOLLIN | EPOLLRDNORM, false);
-    return true;
+    const bool listening = ep->wq.flags.load();
+    return {listening, listening || ep->looking.load()};
+}
+
+void eventpoll_wake(handle<eventpoll> set) {
+    SOCKSHIM_CRASH_POINT();
+    if (eventpoll* ep = slab_get(set)) wake_up_slow(ep->wq, EPOLLIN | EPOLLRDNORM, false);
+}
+
+void eventpoll_pass_on(eventpoll& ep) {
+    if ((ep.wq.flags.load() & (WQ_RX_SLEEP | WQ_LIST)) && ep_events_available(ep)) {
+        wake_up_slow(ep.wq, EPOLLIN | EPOLLRDNORM, false);
+    }
 }
 
 void eventpoll_wake_all(eventpoll& ep) {
@@ -259,9 +267,7 @@ int ep_send_events(eventpoll& ep, epoll_event* user, int max, nested_reported& n
     if (n == max) ep.rotor = (out.last_slot() + 1) % ep.slots;
     ep.lock.unlock();
     // Linux: the end of ep_done_scan. What is left is for other threads that sleep on this set.
-    if (n > 0 && (ep.wq.flags.load() & (WQ_RX_SLEEP | WQ_LIST)) && ep_events_available(ep)) {
-        wake_up_slow(ep.wq, EPOLLIN | EPOLLRDNORM, false);
-    }
+    if (n > 0) eventpoll_pass_on(ep);
     return n;
 }
 

@@ -8,6 +8,7 @@
 #include "core/net/handover.h"
 #include "core/net/proto.h"
 #include "core/net/security.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 namespace {
@@ -69,6 +70,7 @@ int sock_create(int family, int type, int protocol, socket** res) {
 }
 
 int __sock_create(int family, int type, int protocol, socket** res) {
+    trace_way("sock_create");
     constexpr int kern = 0;
     *res = nullptr;
     if (family < 0 || family >= NPROTO) return -EAFNOSUPPORT;

@@ -8,6 +8,7 @@
 
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
+#include "core/trace/trace.h"
 
 namespace sockshim {
 
@@ -63,6 +64,7 @@ bool load(const char* name) {
     if (n < 0 || static_cast<std::size_t>(n) >= sizeof path) return false;
     if (raw_syscall(SYS_faccessat, AT_FDCWD, ptr_arg(path), 4 /* R_OK */) < 0) return false;
     if (!first_try(name)) return true;
+    trace_way("request_module");
     void* object = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!object) {
         const char* why = dlerror();

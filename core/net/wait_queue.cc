@@ -40,25 +40,35 @@ bool wake_sleepers(wait_queue& wq, u32 flag, a32& word, bool wake_all) {
 
 wait_entry* entry_at(u32 reference) { return reference ? slab_at<wait_entry>(reference - 1) : nullptr; }
 
-// Threads to ring once the lock is let go: ringing a doorbell takes a microsecond or two.
-struct ring_list {
-    static constexpr u32 room = 16;
-    u32 count = 0;
-    handle<waiter> who[room];
-    void add(u64 raw) {
-        const handle<waiter> h = handle<waiter>::from_raw(raw);
-        if (count == room) {
-            waiter_ring(h);
-        } else {
-            who[count++] = h;
+// Whom to wake once the lock is let go (ringing a doorbell takes a microsecond or two) and every set is
+// marked.
+struct wake_targets {
+    static constexpr u32 room = 8;
+    u32 threads = 0, sets = 0;
+    handle<waiter> thread[room];
+    handle<eventpoll> set[room];
+
+    void add(handle<waiter> h) {
+        if (threads == room) return waiter_ring(h);
+        thread[threads++] = h;
+    }
+    void add(handle<eventpoll> h) {
+        for (u32 i = 0; i < sets; ++i) {
+            if (set[i] == h) return;
         }
+        if (sets == room) return eventpoll_wake(h);
+        set[sets++] = h;
+    }
+    void wake() const {
+        for (u32 i = 0; i < threads; ++i) waiter_ring(thread[i]);
+        for (u32 i = 0; i < sets; ++i) eventpoll_wake(set[i]);
     }
 };
 
 // Linux: __wake_up_common with ep_poll_callback and pollwake. Of the exclusive entries (EPOLLEXCLUSIVE;
 // threads in epoll_wait) those up to the first that has somebody to wake, unless the state changed.
 void wake_list(wait_queue& wq, u32 mask, bool all_exclusive, bool satisfied) {
-    ring_list rings;
+    wake_targets targets;
     wq.lock.lock_plain();
     u32 bound = cells_committed(REGION_WAIT_ENTRY);
     for (u32 at = wq.head.load(); at && bound; --bound) {
@@ -69,20 +79,24 @@ void wake_list(wait_queue& wq, u32 mask, bool all_exclusive, bool satisfied) {
         if (!(events & mask)) continue;
         const bool exclusive = events & EPOLLEXCLUSIVE;
         if (exclusive && satisfied) continue;
-        bool woken = false;
+        bool attended = false;
         if (e->target_kind == WAIT_EVENTPOLL) {
             if (!(events & ~ep_private_bits)) continue; // EPOLLONESHOT has disabled it
-            woken = eventpoll_notify(handle<eventpoll>::from_raw(e->target), e->slot, exclusive);
+            const handle<eventpoll> set = handle<eventpoll>::from_raw(e->target);
+            const ep_marked marked = eventpoll_mark(set, e->slot);
+            if (marked.listening) targets.add(set);
+            attended = marked.attended;
         } else if (e->target_kind == WAIT_THREAD) {
             // One who was rung for an earlier event and is on his way does not count: this one is the
             // next sleeper's.
-            woken = waiter_asleep(handle<waiter>::from_raw(e->target));
-            if (woken) rings.add(e->target);
+            const handle<waiter> h = handle<waiter>::from_raw(e->target);
+            attended = waiter_asleep(h);
+            if (attended) targets.add(h);
         }
-        if (exclusive && woken && !all_exclusive) satisfied = true;
+        if (exclusive && attended && !all_exclusive) satisfied = true;
     }
     wq.lock.unlock();
-    for (u32 i = 0; i < rings.count; ++i) waiter_ring(rings.who[i]);
+    targets.wake();
 }
 
 // Linux: send_sigio's table. Which of the POLL_ codes tells what has happened.
@@ -142,6 +156,8 @@ void wake_async(const wait_queue& wq, u32 mask) {
 } // namespace
 
 void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
+    // No handler of the program's in between, which might leave by longjmp.
+    critical_enter();
     const u32 flags = wq.flags.load();
     if (mask == 0) mask = ~ep_private_bits;
     bool satisfied = false;
@@ -155,6 +171,7 @@ void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
         wake_list(wq, mask, wake_all && (mask & state_bits), satisfied && !wake_all);
     }
     if (SOCKSHIM_UNLIKELY(flags & WQ_ASYNC)) wake_async(wq, mask);
+    critical_leave();
 }
 
 // Flags that are set are believed, and so is the mark of one who died between clearing and waking.

@@ -143,6 +143,8 @@ void agree_on_window(tcp_sock& from, tcp_sock& to) {
     from.snd_wl1 = from.rcv_nxt;
     tcp_sync_mss(as_sock(from), from.pmtu);
     inet_csk_clear_delack_timer(as_sock(to));
+    // As at the start of a connection: what comes first, a FIN as a rule, is acknowledged at once.
+    tcp_enter_quickack_mode(as_sock(to), TCP_MAX_QUICKACKS);
 }
 
 // A call that has moved some bytes returns with them when a handler has run, SA_RESTART or not.
@@ -376,6 +378,7 @@ void tcp_fuse_try(sock& sk) {
         const handle<stream_ring> there = direction_ring(a, b);
         const handle<stream_ring> back = there ? direction_ring(b, a) : handle<stream_ring>{};
         if (there && back) {
+            trace_way("tcp_fuse");
             SOCKSHIM_CRASH_POINT();
             join_direction(a, b, there);
             join_direction(b, a, back);
@@ -425,6 +428,7 @@ void tcp_unfuse(sock& sk) {
         }
         sync_end(a);
         sync_end(b);
+        trace_way("tcp_unfuse");
         // The bytes in the rings have arrived: the rings are the receivers'.
         a.tx_ring = {};
         b.tx_ring = {};

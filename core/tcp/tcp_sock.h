@@ -93,6 +93,7 @@ struct tcp_sock {
     u8 reordering;
     u8 dupacks;
     u8 is_cwnd_limited;
+    u8 thin_lto; // TCP_THIN_LINEAR_TIMEOUTS
 
     // RFC 7323
     u32 ts_recent;

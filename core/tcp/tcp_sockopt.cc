@@ -306,9 +306,11 @@ int do_tcp_setsockopt(sock& sk, int optname, int val) {
     case TCP_REPAIR_OPTIONS:
     case TCP_REPAIR_WINDOW: return -EPERM; // only under TCP_REPAIR, which needs CAP_NET_ADMIN
     case TCP_REPAIR: return -EPERM;
-    case TCP_THIN_LINEAR_TIMEOUTS: return val < 0 || val > 1 ? -EINVAL : 0;
+    case TCP_THIN_LINEAR_TIMEOUTS:
+        if (val < 0 || val > 1) return -EINVAL;
+        tp.thin_lto = static_cast<u8>(val);
+        return 0;
     case TCP_THIN_DUPACK: return val < 0 || val > 1 ? -EINVAL : 0;
-    case TCP_SAVE_SYN: return val < 0 || val > 2 ? -EINVAL : 0;
     case TCP_FASTOPEN:
         // The server's bit of net.ipv4.tcp_fastopen is off by default; accepted and without effect.
         return val >= 0 && (statef & (TCPF_CLOSE | TCPF_LISTEN)) ? 0 : -EINVAL;
@@ -400,10 +402,9 @@ int tcp_getsockopt(sock& sk, int level, int optname, void* optval, u32* optlen) 
     case TCP_TIMESTAMP: val = static_cast<int>(tcp_time_stamp(tp, this_tcp_env().now_us)); break;
     case TCP_NOTSENT_LOWAT: val = static_cast<int>(tp.notsent_lowat); break;
     case TCP_INQ: val = tp.recvmsg_inq; break;
+    case TCP_THIN_LINEAR_TIMEOUTS: val = tp.thin_lto; break;
     case TCP_REPAIR:
-    case TCP_THIN_LINEAR_TIMEOUTS:
     case TCP_THIN_DUPACK:
-    case TCP_SAVE_SYN:
     case TCP_FASTOPEN:
     case TCP_FASTOPEN_CONNECT:
     case TCP_FASTOPEN_NO_COOKIE:

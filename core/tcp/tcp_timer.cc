@@ -132,7 +132,15 @@ void tcp_retransmit_timer(tcp_env& env, sock& sk) {
         }
         if (icsk.icsk_backoff < 255) icsk.icsk_backoff++;
     }
-    icsk.icsk_rto_us = min_of(icsk.icsk_rto_us << 1, TCP_RTO_MAX); // (5.5)
+    // TCP_THIN_LINEAR_TIMEOUTS: a stream with little in flight does not back off at first.
+    const bool thin = tp.thin_lto && sk_state(sk) == TCP_ESTABLISHED && icsk.icsk_retransmits <= 6 &&
+                      tp.snd_nxt - tp.snd_una < 4 * tp.mss_cache;
+    if (thin) {
+        icsk.icsk_backoff = 0;
+        tcp_set_rto(sk);
+    } else {
+        icsk.icsk_rto_us = min_of(icsk.icsk_rto_us << 1, TCP_RTO_MAX); // (5.5)
+    }
     tcp_reset_xmit_timer(env, sk, ICSK_TIME_RETRANS, tcp_clamp_rto_to_user_timeout(env, sk));
 }
 

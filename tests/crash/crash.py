@@ -3,7 +3,7 @@
 An observer tells the arena's use. A survivor echoes everything and tells how its connections ended. A caller
 connects to victims that serve. A bystander and its server talk to each other all the time, on a connection
 that stays and on new ones, and check each byte. All of them must come through everything."""
-import ctypes, os, select, signal, socket, struct, sys, threading
+import contextlib, ctypes, os, select, signal, socket, struct, sys, threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "programs"))
 from harness import *

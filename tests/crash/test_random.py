@@ -256,6 +256,52 @@ def timer_duty(w):
     keep(w, n)
 
 
+@guest
+def busy_server(port, count):
+    """The first of its network, so on duty: accepts while its other thread reaps."""
+    def internal():
+        return sorted(int(f) for f in os.listdir("/proc/self/fd") if int(f) >= 256)
+    l = socket.create_server((LOOPBACK, int(port)), backlog=64)
+    print("ready", flush=True)
+    before = None
+    for i in range(int(count)):
+        s, _ = l.accept()
+        for _ in range(20):
+            socket.socket().close()
+        with contextlib.suppress(ConnectionError):
+            while s.recv(100):
+                pass
+        s.close()
+        before = before or internal()
+    print("descriptors", before == internal(), before, internal())
+
+
+@guest
+def forking_client(port):
+    """Dies with a connection that it shares with nobody any more: the reaper has to ask its carrier."""
+    s = socket.create_connection((LOOPBACK, int(port)))
+    s.sendall(b"x")
+    if os.fork() == 0:
+        os._exit(0)
+    os.wait()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@case
+def accepting_while_on_duty(w):
+    """(d) the process on duty accepts and makes sockets while it reaps: no call fails, no descriptor is lost"""
+    port, count = w.port(), 40
+    s = w.guest(busy_server, port, count)
+    s.until("ready")
+    for i in range(0, count, 2):
+        clients = [w.guest(forking_client, port) for _ in range(2)]
+        for c in clients:
+            if c.wait() != -signal.SIGKILL:
+                raise Failure("a client: " + c.err())
+    s.ok()
+    check("descriptors True" in s.text(), "its own descriptors are as they were: " + s.text().strip()[-200:])
+
+
 @case
 def duty_stopped(w):
     """(d) the process on timer duty is stopped (SIGSTOP): a death meanwhile is noticed when it goes on, if not before"""

@@ -6,7 +6,7 @@ from crash import *
 
 FULL = os.environ.get("SHIMTEST_CRASH_FULL") == "1"
 STEPS = int(os.environ.get("SHIMTEST_CRASH_STEPS", "30"))
-INSTRUCTIONS = int(os.environ.get("SHIMTEST_CRASH_INSTRUCTIONS", "25"))
+INSTRUCTIONS = int(os.environ.get("SHIMTEST_CRASH_INSTRUCTIONS", "12"))
 networks = []
 
 
@@ -59,14 +59,37 @@ def ended_well(p, what):
     return False
 
 
+def where(n, k):
+    """Where the last victim was killed, as far as gdb can find the step again: for the message of a failure."""
+    gdb = shutil.which("gdb")
+    argv = n.world.programs[-1].argv
+    if not gdb or os.environ.get("SHIMTEST_NO_GDB") or os.path.basename(argv[0]) != "victim":
+        return
+    port = n.world.port() if argv[1] in ("serve", "unaccepted") else argv[2]
+    env = {**os.environ, **n.world.env, "SOCKSHIM_DIR": n.world.net, "LD_PRELOAD": ""}
+    commands = ["set debuginfod enabled off", "set breakpoint pending on", "set startup-with-shell off",
+                "set env LD_PRELOAD " + CRASH_LIB, "set env SOCKSHIM_KILL_AT %d" % k,
+                "break sockshim::crash_point_passed", "ignore 1 %d" % (k - 1), "run", "bt 10", "kill"]
+    with contextlib.suppress(subprocess.SubprocessError, OSError):
+        text = subprocess.run([gdb, "-q", "-nx", "-batch"] + [a for c in commands for a in ("-ex", c)] +
+                              ["--args", argv[0], argv[1], str(port)], env=env, stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=20).stdout
+        lines = [l for l in text.splitlines() if l.startswith("#")]
+        print("  - step %d of %s, in a run under gdb:\n      %s" % (k, argv[1], "\n      ".join(lines)))
+
+
 def go_through(n, name, attempt):
     """attempt(k, what) runs the scenario with death at step k and says whether it died."""
     tries = []
 
     def once(k):
         what = "%s, step %d" % (name, k)
-        died = attempt(k, what)
-        n.check(what)
+        try:
+            died = attempt(k, what)
+            n.check(what)
+        except Failure:
+            where(n, k)
+            raise
         n.measure(what)
         tries.append(died)
         return died

@@ -12,13 +12,13 @@ int main(void)
     section("defaults");
     GET(s, TCP_NODELAY), GET(s, TCP_CORK), GET(s, TCP_DEFER_ACCEPT), GET(s, TCP_USER_TIMEOUT), GET(s, TCP_WINDOW_CLAMP);
     GET(s, TCP_QUICKACK), GET(s, TCP_FASTOPEN), GET(s, TCP_FASTOPEN_CONNECT), GET(s, TCP_REPAIR);
-    GET(s, TCP_NOTSENT_LOWAT), GET(s, TCP_INQ), GET(s, TCP_SAVE_SYN), GET(s, TCP_THIN_LINEAR_TIMEOUTS), GET(s, TCP_THIN_DUPACK);
+    GET(s, TCP_NOTSENT_LOWAT), GET(s, TCP_INQ), GET(s, TCP_THIN_LINEAR_TIMEOUTS), GET(s, TCP_THIN_DUPACK);
     GET(s, TCP_MAXSEG);
     section("booleans");
     static const int vals[] = { 1, 0, 7, -1, 0 };
     for (int i = 0; i < 5; i++) {
         SETGET(s, TCP_NODELAY, vals[i]), SETGET(s, TCP_CORK, vals[i]), SETGET(s, TCP_QUICKACK, vals[i]), SETGET(s, TCP_INQ, vals[i]);
-        SETGET(s, TCP_SAVE_SYN, vals[i]), SETGET(s, TCP_THIN_LINEAR_TIMEOUTS, vals[i]), SETGET(s, TCP_THIN_DUPACK, vals[i]);
+        SETGET(s, TCP_THIN_LINEAR_TIMEOUTS, vals[i]), SETGET(s, TCP_THIN_DUPACK, vals[i]);
     }
     section("ranges");
     static const int ki[] = { 1, 10, 7200, 32767, 32768, 0, -1 };
@@ -40,7 +40,7 @@ int main(void)
     for (int i = 0; i < 6; i++)
         SETGET(s, TCP_DEFER_ACCEPT, da[i]);
     SETGET(s, TCP_NOTSENT_LOWAT, 16384), SETGET(s, TCP_NOTSENT_LOWAT, 0);
-    SETGET(s, TCP_INFO, 1), SETGET(s, TCP_SAVED_SYN, 1), SETGET(s, 9999, 1), SETGET(s, 0, 1), SETGET(s, -1, 1);
+    SETGET(s, TCP_INFO, 1), SETGET(s, 9999, 1), SETGET(s, 0, 1), SETGET(s, -1, 1);
     SETGET(u, TCP_NODELAY, 1), SETGET(u, TCP_CORK, 1);
     section("window clamp");
     SETGET(s, TCP_WINDOW_CLAMP, 0), SETGET(s, TCP_WINDOW_CLAMP, 50000);
