@@ -97,6 +97,8 @@ void socket_last_put(socket& s) {
             return;
         }
         if (!socket_claim_shared(s)) return;
+    } else if (s.holder.load() != self_proc) {
+        return; // released, and the cell is somebody else's by now
     }
     sock_release(s);
 }

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <netinet/tcp.h>
 
+#include "core/arena/arena.h"
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_hashtables.h"
@@ -60,6 +61,7 @@ void replay_one(socket& sock, int kfd, replayed_option o) {
 }
 
 void replay_options(socket& sock, struct sock& sk, int kfd) {
+    const u32 way = trace_way_mark();
     for (const replayed_option o : replayed) replay_one(sock, kfd, o);
     if (sock.type == SOCK_STREAM) {
         for (const replayed_option o : replayed_tcp) replay_one(sock, kfd, o);
@@ -88,6 +90,7 @@ void replay_options(socket& sock, struct sock& sk, int kfd) {
     };
     timeout(SO_RCVTIMEO, sk.sk_rcvtimeo_us);
     timeout(SO_SNDTIMEO, sk.sk_sndtimeo_us);
+    trace_way_cut(way);
 }
 
 // A kernel socket with our socket's type, options, binding and (datagram) destination; -errno.
@@ -163,11 +166,15 @@ bool kernel_port_taken(const sockaddr_in& at) {
 bool network_hands_over() {
     static constinit atomic_cell<u32> answer{0};
     u32 a = answer.load();
-    if (SOCKSHIM_UNLIKELY(!a)) answer.store(a = std::strcmp(config().net, "default") ? 1 : 2);
+    if (SOCKSHIM_UNLIKELY(!a)) {
+        a = arena_is_private() || std::strcmp(config().net, "default") ? 1 : 2;
+        if (arena_attached()) answer.store(a);
+    }
     return a == 2 && !handover_declined;
 }
 
 i64 sendmsg_handover(socket& sock, msghdr_iter& msg) {
+    trace_way("sendmsg_handover");
     const struct sock* sk = socket_sk(sock);
     sockaddr_in to{};
     to.sin_family = AF_INET;

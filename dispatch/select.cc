@@ -233,7 +233,7 @@ u32 native_table_size() {
         }
     }
     raw_syscall(SYS_close, dir);
-    u32 size = 64;
+    u32 size = 256; // what a shell, which keeps 255 open, leaves its children; the least would be 64
     while (size <= highest) size *= 2;
     return size;
 }

@@ -59,7 +59,21 @@ SOCKSHIM_WRAP(int, dup3, (int fd, int to, int flags)) {
         [=] { return made(real::dup3(fd, to, flags)); });
 }
 
+// A process group is a negative answer, which must not be taken for an errno; so libc asks this way too.
+static int owner_of(int fd) {
+    f_owner_ex owner{};
+    bool libcs = false;
+    const int r = ask([&] { return sys_fcntl(fd, F_GETOWN_EX, word(&owner)); },
+                      [&] {
+                          libcs = true;
+                          return real::fcntl(fd, F_GETOWN, 0);
+                      });
+    if (libcs || r == -1) return r;
+    return owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
+}
+
 SOCKSHIM_WRAP(int, fcntl, (int fd, int cmd, unsigned long arg)) {
+    if (SOCKSHIM_UNLIKELY(cmd == F_GETOWN) && !fd_is_libc(fd)) return owner_of(fd);
     return route(
         fd,
         [=] {

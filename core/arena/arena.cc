@@ -299,6 +299,8 @@ int arena_attach_private() {
     return r;
 }
 
+bool arena_is_private() { return arena_attached() && !directory_path[0]; }
+
 bool arena_attached() { return attach_state.load() == 2; }
 
 hash_area* arena_hash_area() { return the_arena.hashes; }

@@ -36,6 +36,8 @@ SOCKSHIM_ARENA_TYPE(hash_area);
 int arena_attach();
 // An anonymous arena of this process alone (unit tests).
 int arena_attach_private();
+// Made by arena_attach_private: no other process, and no kernel to hand anything over to.
+bool arena_is_private();
 bool arena_attached();
 hash_area* arena_hash_area();
 

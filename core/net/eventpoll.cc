@@ -345,6 +345,8 @@ void ep_lock(eventpoll& ep) {
     ep_mark_all(ep);
 }
 
+void ep_erase_orphan(eventpoll& ep, wait_entry& e) { erase(ep, nullptr, e); }
+
 handle<eventpoll> eventpoll_create() {
     const handle<eventpoll> set = slab_alloc<eventpoll>();
     eventpoll* const ep = slab_get(set);

@@ -63,6 +63,8 @@ inline void ep_mark_word(eventpoll& ep, u32 word, const ep_word& w, u64 bits) {
 
 // The lock, taken over and repaired when its owner died.
 void ep_lock(eventpoll& ep);
+// Under the lock: takes out a registration whose source is no more, and its list with it.
+void ep_erase_orphan(eventpoll& ep, wait_entry& e);
 // Under the lock: everything registered counts as ready.
 void ep_mark_all(eventpoll& ep);
 

@@ -71,7 +71,7 @@ registration ask(eventpoll& ep, u64 set, const ep_word& w, u32 slot) {
     const u32 events = e->events.load();
     if (!(events & ~ep_private_bits)) return {};
     const u32 revents = wait_source_poll(e->source_kind, e->source) & events & ~ep_private_bits;
-    static_cast<void>(ep);
+    if (!revents && !wait_source(e->source_kind, e->source)) ep_erase_orphan(ep, *e);
     return {slot, revents, revents ? e : nullptr};
 }
 

@@ -14,11 +14,13 @@
 
 namespace sockshim {
 
+// It stays marked as shared: another who lets go of it meanwhile must not take it for his alone.
 bool socket_claim_shared(socket& s) {
+    if (s.flags.load() & SOCKF_CLAIMED) return false;
     // Named first: should this process die in sock_release, its own reaper releases the socket.
     s.holder.store(self_proc);
     SOCKSHIM_CRASH_POINT();
-    return s.flags.fetch_and(~SOCKF_SHARED) & SOCKF_SHARED;
+    return !(s.flags.fetch_or(SOCKF_CLAIMED) & SOCKF_CLAIMED);
 }
 
 namespace {
@@ -34,7 +36,7 @@ template <class Visit> void for_each_socket(Visit visit) {
 void release_sockets_of(proc_id dead) {
     for_each_socket([dead](socket& s) {
         socket_unhold(s, dead);
-        if (s.flags.load() & SOCKF_SHARED) {
+        if ((s.flags.load() & (SOCKF_SHARED | SOCKF_CLAIMED)) == SOCKF_SHARED) {
             if (!carrier_held(s) && socket_claim_shared(s)) sock_release(s);
             return;
         }
@@ -81,9 +83,12 @@ bool sockets_unaccounted() {
 
 int release_unheld_sockets() {
     const exiting_scope exiting;
+    // Whom we know as a holder lets go himself when he is ready to, unless he became another program.
+    const bool execing = process_execing();
     int released = 0;
-    for_each_socket([&released](socket& s) {
-        if ((s.flags.load() & SOCKF_SHARED) && !carrier_held(s) && socket_claim_shared(s)) {
+    for_each_socket([&](socket& s) {
+        if (!(s.flags.load() & SOCKF_SHARED) || !(execing || socket_unaccounted(s))) return;
+        if (!carrier_held(s) && socket_claim_shared(s)) {
             sock_release(s);
             ++released;
         }

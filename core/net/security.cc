@@ -103,9 +103,10 @@ bool parse_entry(const char* text, std::size_t len) {
 } // namespace
 
 const security_operations* security_deny_policy(const char* spec) {
+    if (!spec || !*spec) return nullptr;
     memset(denied, 0, sizeof denied);
     bool any = false;
-    while (spec && *spec) {
+    while (*spec) {
         const std::size_t len = strcspn(spec, ",");
         if (len) {
             if (parse_entry(spec, len)) {

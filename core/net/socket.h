@@ -20,11 +20,12 @@ inline constexpr u32 SOCKF_ASYNC = 1u << 1;    // O_ASYNC
 inline constexpr u32 SOCKF_SHARED = 1u << 2;   // other processes may hold it: its carrier is locked
 inline constexpr u32 SOCKF_NOSPACE = 1u << 3;
 inline constexpr u32 SOCKF_PASSCRED = 1u << 4;
-inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 5; // more than `holders` has room for
 inline constexpr u32 SOCKF_HANDED_OVER = 1u
                                          << 5; // became the kernel's; this cell waits to be freed
 inline constexpr u32 SOCKF_APPEND = 1u << 6;  // O_APPEND and O_NOATIME: kept, and shown by F_GETFL
 inline constexpr u32 SOCKF_NOATIME = 1u << 7;
+inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 8; // more than `holders` has room for
+inline constexpr u32 SOCKF_CLAIMED = 1u << 9;      // shared, held by nobody, and `holder` releases it
 
 struct socket {
     a8 state; // socket_state

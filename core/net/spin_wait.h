@@ -25,6 +25,7 @@ class spin_wait {
     bool started_ = false;
     bool spinning_ = false;
     bool exhausted_ = false;
+    bool slept_ = false; // was told to
     u32 steps_ = 0;
     u32 budget_us_ = 0;
     u64 begun_ticks_ = 0;

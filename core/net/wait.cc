@@ -79,14 +79,17 @@ u64 cycle_ticks() {
 }
 
 bool spin_wait::pause() {
-    if (exhausted_) return false;
+    if (exhausted_) {
+        slept_ = true;
+        return false;
+    }
     if (!started_) {
         started_ = true;
         const score_word w = score_word::unpack(score_.load_relaxed());
         budget_us_ = static_cast<u32>(w.score) * spin_limit_us / score_max;
         if (budget_us_ == 0) {
             begun_us_ = monotonic_us();
-            exhausted_ = true;
+            exhausted_ = slept_ = true;
             return false;
         }
         spinning_ = has_other_processors();
@@ -117,7 +120,9 @@ void spin_wait::finish(bool came) {
     if (!started_) return; // it was there at the first look: says nothing about waiting
     const u32 before = score_.load_relaxed();
     score_word w = score_word::unpack(before);
-    const bool brief = came && (!begun_us_ || monotonic_us() - begun_us_ <= spin_limit_us);
+    // Awake until the end, the time of the last look is near enough.
+    const u64 now = !begun_us_ ? 0 : last_us_ && !slept_ ? last_us_ : monotonic_us();
+    const bool brief = came && now - begun_us_ <= spin_limit_us;
     if (brief && w.ignore) {
         --w.ignore;
     } else if (brief) {

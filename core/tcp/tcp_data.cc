@@ -156,6 +156,7 @@ static void tcp_fin(tcp_env& env, sock& sk) {
     case TCP_ESTABLISHED:
         tcp_set_state(sk, TCP_CLOSE_WAIT);
         inet_csk(sk).icsk_ack.pingpong = 1;
+        inet_csk(sk).icsk_ack.pending |= ICSK_ACK_NOW; // the peer waits for it in FIN_WAIT1
         break;
     case TCP_FIN_WAIT1: // simultaneous close
         tcp_send_ack(env, sk);

@@ -294,6 +294,18 @@ void trace_way_slow(const char* static_name) {
     ++c->nway;
 }
 
+u32 trace_way_mark_slow() {
+    const record* c = innermost();
+    return c ? c->nway : 0;
+}
+
+void trace_way_cut_slow(u32 mark) {
+    record* c = innermost();
+    if (!c || c->nway <= mark) return;
+    c->nway = static_cast<u8>(mark);
+    if (mark < max_way) c->flags = static_cast<u8>(c->flags & ~REC_WAY_OVERFLOW);
+}
+
 void trace_handed_over_slow() {
     if (record* c = innermost()) c->flags |= REC_LIBC;
 }

@@ -63,6 +63,8 @@ void trace_after_fork_child();
 
 void trace_begin_slow(u32 nr, const unsigned long* a, u32 nargs);
 void trace_way_slow(const char* static_name);
+u32 trace_way_mark_slow();
+void trace_way_cut_slow(u32 mark);
 void trace_handed_over_slow();
 void trace_end_slow(long result);
 void trace_libc_result_slow(long result);
@@ -75,6 +77,14 @@ inline void trace_begin(u32 nr, const unsigned long* a, u32 nargs) {
 // process. Ignored outside a call.
 inline void trace_way(const char* static_name) {
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_way_slow(static_name);
+}
+
+// What our own errands reach is not the program's way: mark, run the errand, cut.
+inline u32 trace_way_mark() {
+    return SOCKSHIM_UNLIKELY(trace_enabled) ? trace_way_mark_slow() : 0;
+}
+inline void trace_way_cut(u32 mark) {
+    if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_way_cut_slow(mark);
 }
 
 // The call goes to libc, that is, to the kernel.

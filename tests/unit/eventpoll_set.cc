@@ -126,6 +126,24 @@ TEST_CASE("epoll: sources and sets may go in any order", "[epoll]") {
     CHECK(arena_cells_in_use(REGION_WAIT_ENTRY) == entries);
 }
 
+TEST_CASE("epoll: a source that went without a word is taken out when it is looked at", "[epoll]") {
+    fake::set set;
+    const u64 entries = arena_cells_in_use(REGION_WAIT_ENTRY);
+    {
+        fake::source s;
+        s.set(EPOLLIN);
+        REQUIRE(set.add(s, EPOLLIN, 1) == 0);
+        // As sk_free does: the cell first, then the wake.
+        const handle<sock> h = s.sk();
+        wait_queue& wq = s.wq();
+        slab_free(h);
+        wake_up(wq, EPOLLHUP);
+        CHECK(tags(set).empty());
+        CHECK(set.ep().items.load() == 0);
+    }
+    CHECK(arena_cells_in_use(REGION_WAIT_ENTRY) == entries);
+}
+
 TEST_CASE("epoll: thousands of registrations, few of them ready", "[epoll]") {
     fake::setup();
     const u64 bytes = arena_bytes_in_use();

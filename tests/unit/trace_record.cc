@@ -199,9 +199,6 @@ TEST_CASE("trace: handed over to libc") {
         unsigned long fd = 11; // none of ours: forgotten
         trace_begin(TRACE_CLOSE, &fd, 1);
         trace_end(-4096);
-        trace_begin(TRACE_CLOSE, &fd, 1);
-        trace_handed_over();
-        trace_end(-4096);
         close_call(12);
         trace_libc_result(99);
         trace_dump("exit");
