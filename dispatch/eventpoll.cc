@@ -43,7 +43,8 @@ long read_fdinfo(int fd, char* text, long room) {
     char path[40] = "/proc/self/fdinfo/";
     char digits[12];
     int n = 0;
-    for (u32 v = static_cast<u32>(fd); v || !n; v /= 10) digits[n++] = static_cast<char>('0' + v % 10);
+    for (u32 v = static_cast<u32>(fd); v || !n; v /= 10)
+        digits[n++] = static_cast<char>('0' + v % 10);
     char* at = path + 18;
     while (n) *at++ = digits[--n];
     *at = 0;
@@ -149,8 +150,8 @@ u64 parse_decimal(const char*& at) {
 // Does a registration of `outer` say that it is for number `inner`? /proc prints number, events, data.
 bool registered_in(int outer, int inner, u32& events, u64& data) {
     static constexpr long room = 1 << 16; // some 800 registrations; a set of sets has few
-    const long p = raw_syscall(SYS_mmap, 0, room, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const long p =
+        raw_syscall(SYS_mmap, 0, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p < 0 && p > -4096) return false;
     char* const text = reinterpret_cast<char*>(p);
     bool found = false;
@@ -206,7 +207,8 @@ long ctl_kernel(eventpoll& ep, int epfd, int op, int fd, epoll_event* user) {
     const long r = kernel_epoll_ctl(epfd, op, fd, user);
     if (r == 0 && op == EPOLL_CTL_DEL) {
         u32 n = ep.kernel_items.load();
-        while (n && !ep.kernel_items.cas(n, n - 1)) {}
+        while (n && !ep.kernel_items.cas(n, n - 1)) {
+        }
     }
     return r;
 }
@@ -227,8 +229,8 @@ long ctl_nested(int epfd, int op, int fd, epoll_event* user, const epoll_event& 
     if (!inner) return SYS_NOT_OURS;
     if (op != EPOLL_CTL_ADD && fd_kind_of(epfd) != FD_EPOLL) return SYS_NOT_OURS;
     handle<eventpoll> set = eventpoll_of_fd(epfd);
-    long r = set ? ctl_kernel(*slab_get(set), epfd, op, fd, user)
-                 : kernel_epoll_ctl(epfd, op, fd, user);
+    long r =
+        set ? ctl_kernel(*slab_get(set), epfd, op, fd, user) : kernel_epoll_ctl(epfd, op, fd, user);
     if (r < 0) return r;
     if (!set) set = convert(epfd);
     r = set ? ctl_ours(set, op, ep_source::of(inner), fd, ev) : -ENOMEM;
@@ -247,7 +249,8 @@ long epoll_ctl_call(int epfd, int op, int fd, epoll_event* user) {
     if (outer == FD_INTERNAL || inner == FD_INTERNAL) return -EBADF;
     if (inner == FD_LIBC) {
         // A carrier as epfd: the kernel's answer to that is Linux's to a socket.
-        const handle<eventpoll> set = outer == FD_EPOLL ? eventpoll_of_fd(epfd) : handle<eventpoll>{};
+        const handle<eventpoll> set =
+            outer == FD_EPOLL ? eventpoll_of_fd(epfd) : handle<eventpoll>{};
         eventpoll* const ep = slab_get(set);
         return ep ? ctl_kernel(*ep, epfd, op, fd, user) : SYS_NOT_OURS;
     }
@@ -294,7 +297,8 @@ bool may_be_user(const void* p, u64 bytes) {
 
 // The kernel's half, straight into the program's array. What an inner set reported through our half in
 // this same call is not reported twice.
-long ask_kernel(eventpoll& ep, int epfd, epoll_event* user, int max, const nested_reported& nested) {
+long ask_kernel(eventpoll& ep, int epfd, epoll_event* user, int max,
+                const nested_reported& nested) {
     long n;
     if (SOCKSHIM_LIKELY(!nested.count)) {
         n = kernel_epoll_wait(epfd, user, max);
@@ -309,7 +313,8 @@ long ask_kernel(eventpoll& ep, int epfd, epoll_event* user, int max, const neste
             if (!doubled) got[kept++] = got[i];
         }
         if (n > 0) {
-            n = kept && copy_to_user(user, got, static_cast<u64>(kept) * sizeof got[0]) ? -EFAULT : kept;
+            n = kept && copy_to_user(user, got, static_cast<u64>(kept) * sizeof got[0]) ? -EFAULT
+                                                                                        : kept;
         }
     }
     // A busy half is asked again by the next call.
@@ -369,7 +374,7 @@ void recount_kernel_items(eventpoll& ep, int epfd) {
 
 // One thread's sleeps in one epoll_wait.
 class epoll_sleep {
-  public:
+public:
     epoll_sleep(eventpoll& ep, handle<eventpoll> set, int epfd, i64 deadline_us,
                 const sigset_t* mask, const signal_sample& signals)
         : ep_(ep), set_(set), epfd_(epfd), deadline_us_(deadline_us), mask_(mask),
@@ -386,7 +391,7 @@ class epoll_sleep {
         return ep_.kernel_items.load() || mask_ ? in_kernel() : on_futex();
     }
 
-  private:
+private:
     bool something_new() const { return ep_events_available(ep_) || slab_get(set_) != &ep_; }
 
     int on_futex() {
@@ -490,7 +495,8 @@ long wait_for_events(eventpoll& ep, handle<eventpoll> set, int epfd, epoll_event
 
 long epoll_wait_call(int epfd, epoll_event* user, int max, const timespec* timeout,
                      const sigset_t* umask) {
-    if (fd_kind_of(epfd) != FD_EPOLL) return fd_kind_of(epfd) == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
+    if (fd_kind_of(epfd) != FD_EPOLL)
+        return fd_kind_of(epfd) == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
     const handle<eventpoll> set = eventpoll_of_fd(epfd);
     eventpoll* const ep = slab_get(set);
     if (!ep) return SYS_NOT_OURS;

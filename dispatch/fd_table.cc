@@ -55,7 +55,8 @@ void put_epoll(u32 index) {
 
 void note_highest(u32 fd) {
     u32 seen = highest_fd.load_relaxed();
-    while (seen < fd && !highest_fd.cas(seen, fd)) {}
+    while (seen < fd && !highest_fd.cas(seen, fd)) {
+    }
 }
 
 void drop_entry(u32 old) {
@@ -107,7 +108,7 @@ fd_kind fd_classify(int fd) {
     if (static_cast<u32>(fd) >= fd_table_size) return FD_LIBC;
     const u32 entry = fd_table[fd].load();
     if (entry != FD_UNKNOWN) return fd_entry_kind(entry);
-    struct stat st{};
+    struct stat st {};
     if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) < 0) return FD_LIBC; // closed: stays unknown
     if (S_ISREG(st.st_mode) && carrier_looks_like(fd) && process_attach() == 0) {
         const handle<socket> h = carrier_identify(fd);
@@ -193,9 +194,7 @@ void fput_light(const socket_ref& ref) {
     if (ref.fput_needed) put_socket(ref.index);
 }
 
-u32 socket_fd_count(u32 index) {
-    return index < max_sockets ? socket_files[index].fds.load() : 0;
-}
+u32 socket_fd_count(u32 index) { return index < max_sockets ? socket_files[index].fds.load() : 0; }
 
 int fd_of_socket(u32 index) {
     for (u32 fd = 0; fd <= highest_fd.load(); ++fd) {

@@ -14,10 +14,11 @@ struct eventpoll;
 
 enum fd_kind : u32 {
     FD_UNKNOWN = 0,
-    FD_LIBC = 1,     // not ours
-    FD_SOCKET = 2,   // index: socket cell
-    FD_EPOLL = 3,    // a kernel epoll set that has an eventpoll of ours beside it; index: eventpoll cell
-    FD_INTERNAL = 4, // a descriptor of the library's own; the program sees EBADF
+    FD_LIBC = 1,   // not ours
+    FD_SOCKET = 2, // index: socket cell
+    FD_EPOLL =
+        3, // a kernel epoll set that has an eventpoll of ours beside it; index: eventpoll cell
+    FD_INTERNAL = 4,    // a descriptor of the library's own; the program sees EBADF
     FD_LIBC_TRACED = 5, // a socket of the kernel's while there is a trace: not ours, but recorded
 };
 

@@ -3,8 +3,8 @@
 #include <cerrno>
 #include <climits>
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <linux/sockios.h>
+#include <sys/ioctl.h>
 
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
@@ -12,8 +12,8 @@
 #include "core/net/proto.h"
 #include "core/sync/uaccess.h"
 #include "core/trace/trace.h"
-#include "dispatch/process.h"
 #include "dispatch/ksys.h"
+#include "dispatch/process.h"
 #include "dispatch/socketcall.h"
 
 #ifndef RWF_SUPPORTED
@@ -113,18 +113,16 @@ long ksys_preadv2(int fd, const iovec* iov, int n, i64 offset, int flags) {
     if (const long err = ours(fd)) return err;
     const long msg_flags = rw_flags(flags, offset);
     if (msg_flags < 0) return msg_flags;
-    return vectored(fd, iov, n, [&](iov_iter it) {
-        return read_iter(fd, it, static_cast<int>(msg_flags));
-    });
+    return vectored(fd, iov, n,
+                    [&](iov_iter it) { return read_iter(fd, it, static_cast<int>(msg_flags)); });
 }
 
 long ksys_pwritev2(int fd, const iovec* iov, int n, i64 offset, int flags) {
     if (const long err = ours(fd)) return err;
     const long msg_flags = rw_flags(flags, offset);
     if (msg_flags < 0) return msg_flags;
-    return vectored(fd, iov, n, [&](iov_iter it) {
-        return write_iter(fd, it, static_cast<int>(msg_flags));
-    });
+    return vectored(fd, iov, n,
+                    [&](iov_iter it) { return write_iter(fd, it, static_cast<int>(msg_flags)); });
 }
 
 long ksys_close(int fd) {
@@ -142,7 +140,8 @@ long ksys_close(int fd) {
 }
 
 long ksys_close_range(unsigned first, unsigned last, unsigned flags) {
-    if (first > last || (flags & ~static_cast<unsigned>(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))) {
+    if (first > last ||
+        (flags & ~static_cast<unsigned>(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))) {
         return -EINVAL;
     }
     if (flags & CLOSE_RANGE_UNSHARE) {
@@ -252,13 +251,17 @@ long fcntl_socket(socket& sock, int fd, int cmd, unsigned long arg) {
     case F_SETFL:
         if (arg & O_DIRECT) return -EINVAL;
         for (const kept_flag k : kept_flags) {
-            if (arg & static_cast<unsigned>(k.theirs)) sock.flags.fetch_or(k.ours);
-            else sock.flags.fetch_and(~k.ours);
+            if (arg & static_cast<unsigned>(k.theirs))
+                sock.flags.fetch_or(k.ours);
+            else
+                sock.flags.fetch_and(~k.ours);
         }
         if (arg & O_ASYNC) sock.f_async_fd = fd;
         if (struct sock* sk = socket_sk(sock)) {
-            if (arg & O_ASYNC) sk->sk_wq.flags.fetch_or(WQ_ASYNC);
-            else sk->sk_wq.flags.fetch_and(~WQ_ASYNC);
+            if (arg & O_ASYNC)
+                sk->sk_wq.flags.fetch_or(WQ_ASYNC);
+            else
+                sk->sk_wq.flags.fetch_and(~WQ_ASYNC);
         }
         return 0;
     case F_SETOWN: {
@@ -335,7 +338,8 @@ long ioctl_socket(socket& sock, int fd, unsigned long cmd, unsigned long arg) {
     case FIOSETOWN:
     case SIOCSPGRP:
         if (get_user(value, user)) return -EFAULT;
-        return fcntl_socket(sock, fd, F_SETOWN, static_cast<unsigned long>(static_cast<long>(value)));
+        return fcntl_socket(sock, fd, F_SETOWN,
+                            static_cast<unsigned long>(static_cast<long>(value)));
     case FIOGETOWN:
     case SIOCGPGRP: return put_user(sock.f_owner, user);
     default: {
@@ -391,7 +395,7 @@ void show_socket(struct statx& stx) {
 
 long ksys_fstat(int fd, struct stat* ust) {
     if (const long err = ours(fd)) return err;
-    struct stat st{};
+    struct stat st {};
     const long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     if (r < 0) return r;
     show_socket(st);
@@ -411,7 +415,7 @@ long ksys_fstatat(int dirfd, const char* path, struct stat* st, int flags) {
 long ksys_statx(int dirfd, const char* path, int flags, unsigned mask, struct statx* ustx) {
     if (!(flags & AT_EMPTY_PATH) || !empty_path(path)) return SYS_NOT_OURS;
     if (const long err = ours(dirfd)) return err;
-    struct statx stx{};
+    struct statx stx {};
     const long r = raw_syscall(SYS_statx, dirfd, ptr_arg(""), flags, mask, ptr_arg(&stx));
     if (r < 0) return r;
     show_socket(stx);

@@ -100,8 +100,9 @@ int poll_wait::sleep(i64 deadline_us, const sigset_t* mask, const signal_sample&
         if (!look()) {
             timespec room;
             bool rang = false;
-            kernels = signals.any() ? -EINTR
-                                    : kernel_.ask(kernel_, time_left(until, room), mask, bell, rang);
+            kernels = signals.any()
+                          ? -EINTR
+                          : kernel_.ask(kernel_, time_left(until, room), mask, bell, rang);
             if (rang && bell >= 0) waiter_.silence();
             if (kernels == 0 && !rang) result = -EAGAIN;
         }

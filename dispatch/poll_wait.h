@@ -9,25 +9,26 @@ namespace sockshim {
 // A descriptor of ours in the set. An epoll set is asked twice: our half here, the kernel's with the
 // kernel's descriptors.
 struct poll_item {
-    socket_ref ref;    // a socket, kept from being released while we wait
-    ep_source source;  // what the wait hangs on
-    u32 index;         // poll: of the pollfd; select: the descriptor's number
-    u32 want;          // EPOLL* bits that end the wait
-    u32 got;           // what of them there is
+    socket_ref ref;   // a socket, kept from being released while we wait
+    ep_source source; // what the wait hangs on
+    u32 index;        // poll: of the pollfd; select: the descriptor's number
+    u32 want;         // EPOLL* bits that end the wait
+    u32 got;          // what of them there is
     handle<wait_entry> entry;
 };
 
 // What asks the kernel. poll and select have one each.
 class kernel_side {
-  public:
+public:
     bool any = false; // is there something to ask about?
     // One system call. `bell`: a descriptor to be woken by besides, -1 for none; rang says whether it
     // was. How many descriptors are ready, without the bell, or -errno.
-    long (*ask)(kernel_side& self, const timespec* timeout, const sigset_t* mask, int bell, bool& rang);
+    long (*ask)(kernel_side& self, const timespec* timeout, const sigset_t* mask, int bell,
+                bool& rang);
 };
 
 class poll_wait {
-  public:
+public:
     poll_wait(poll_item* items, kernel_side& kernel) : items_(items), kernel_(kernel) {}
     ~poll_wait();
     poll_wait(const poll_wait&) = delete;
@@ -43,7 +44,7 @@ class poll_wait {
     // may count twice); 0 at the deadline; -EINTR and the kernel's errors. `now`: do not wait.
     long wait(bool now, i64 deadline_us, const sigset_t* mask);
 
-  private:
+private:
     u32 look();
     long ask_kernel_now(const sigset_t* mask);
     void register_all();
@@ -62,7 +63,7 @@ class poll_wait {
 // Room for a call's arrays: from the stack when they are small, else mapped for the call (nothing here
 // may call malloc).
 class scratch {
-  public:
+public:
     scratch(void* stack, std::size_t stack_bytes, std::size_t need);
     ~scratch();
     scratch(const scratch&) = delete;
@@ -77,7 +78,7 @@ class scratch {
         return p;
     }
 
-  private:
+private:
     u8* at_;
     void* mapped_ = nullptr;
     std::size_t mapped_bytes_ = 0;

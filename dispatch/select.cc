@@ -44,7 +44,8 @@ struct poll_kernel : kernel_side {
     u32 count = 0;
 };
 
-long ask_poll(kernel_side& side, const timespec* timeout, const sigset_t* mask, int bell, bool& rang) {
+long ask_poll(kernel_side& side, const timespec* timeout, const sigset_t* mask, int bell,
+              bool& rang) {
     auto& k = static_cast<poll_kernel&>(side);
     u32 n = k.count;
     if (bell >= 0) k.fds[n++] = {bell, POLLIN, 0};
@@ -104,8 +105,8 @@ long poll_call(pollfd* user, unsigned long nfds, const timespec* utimeout, const
     pollfd* const fds = room.take<pollfd>(n);
     if (copy_from_user(fds, user, n * sizeof(pollfd))) return SYS_NOT_OURS;
     bool ours = false;
-    for (u32 i = 0; i < n && !ours; ++i) ours = !fd_is_libc(fds[i].fd) && fds[i].fd >= 0 &&
-                                                fd_kind_of(fds[i].fd) != FD_LIBC;
+    for (u32 i = 0; i < n && !ours; ++i)
+        ours = !fd_is_libc(fds[i].fd) && fds[i].fd >= 0 && fd_kind_of(fds[i].fd) != FD_LIBC;
     if (!ours) return SYS_NOT_OURS;
     wait_arguments args;
     if (const int r = args.take(utimeout, umask)) return r;
@@ -157,10 +158,10 @@ constexpr u32 ex_set = EPOLLPRI;
 constexpr u32 set_events[3] = {in_set, out_set, ex_set};
 
 struct select_kernel : kernel_side {
-    u32 nfds;          // as far as the program's sets go
-    u32 words;         // in each of `sets` and `answer`
-    word* sets[3];     // the kernel's descriptors
-    word* answer[3];   // what the kernel said last
+    u32 nfds;        // as far as the program's sets go
+    u32 words;       // in each of `sets` and `answer`
+    word* sets[3];   // the kernel's descriptors
+    word* answer[3]; // what the kernel said last
 };
 
 bool test_bit(const word* set, u32 fd) { return set[fd / word_bits] >> fd % word_bits & 1; }
@@ -182,14 +183,17 @@ long ask_select(kernel_side& side, const timespec* timeout, const sigset_t* mask
     timespec left{}; // the kernel writes what remains
     timespec brief = {0, first_nap_us * 1000};
     if (timeout) left = *timeout;
-    const bool cut = bell >= 0 && !with_bell &&
-                     (!timeout || left.tv_sec > 0 || left.tv_nsec > brief.tv_nsec);
+    const bool cut =
+        bell >= 0 && !with_bell && (!timeout || left.tv_sec > 0 || left.tv_nsec > brief.tv_nsec);
     struct {
         const sigset_t* set;
         std::size_t bytes;
     } const with_mask = {mask, kernel_sigset_bytes};
     long r = raw_syscall(SYS_pselect6, n, ptr_arg(k.answer[0]), ptr_arg(k.answer[1]),
-                         ptr_arg(k.answer[2]), cut ? ptr_arg(&brief) : timeout ? ptr_arg(&left) : 0,
+                         ptr_arg(k.answer[2]),
+                         cut       ? ptr_arg(&brief)
+                         : timeout ? ptr_arg(&left)
+                                   : 0,
                          ptr_arg(&with_mask));
     if (r < 0) {
         for (word* set : k.answer) __builtin_memset(set, 0, k.words * sizeof(word));
@@ -207,8 +211,8 @@ long ask_select(kernel_side& side, const timespec* timeout, const sigset_t* mask
 // How far Linux would look in this process: its descriptor table's size, which what the library itself
 // keeps open at high numbers must not raise. Descriptors beyond it are not even bad.
 u32 native_table_size() {
-    const long dir =
-        raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/proc/self/fd"), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+    const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/proc/self/fd"),
+                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (dir < 0) return ~0u;
     struct entry {
         u64 ino;
@@ -229,11 +233,13 @@ u32 native_table_size() {
             const char* c = e->name;
             for (; *c >= '0' && *c <= '9'; ++c) fd = fd * 10 + static_cast<u32>(*c - '0');
             if (c == e->name || fd >= fd_table_size || static_cast<long>(fd) == dir) continue;
-            if (fd_entry_kind(fd_table[fd].load_relaxed()) != FD_INTERNAL) highest = max_of(highest, fd);
+            if (fd_entry_kind(fd_table[fd].load_relaxed()) != FD_INTERNAL)
+                highest = max_of(highest, fd);
         }
     }
     raw_syscall(SYS_close, dir);
-    u32 size = 256; // what a shell, which keeps 255 open, leaves its children; the least would be 64
+    u32 size =
+        256; // what a shell, which keeps 255 open, leaves its children; the least would be 64
     while (size <= highest) size *= 2;
     return size;
 }
@@ -243,8 +249,10 @@ u32 native_table_size() {
 bool drop_beyond_table(select_kernel& k) {
     const u32 size = native_table_size();
     for (u32 fd = 0; fd < k.nfds; ++fd) {
-        if (!test_bit(k.sets[0], fd) && !test_bit(k.sets[1], fd) && !test_bit(k.sets[2], fd)) continue;
-        if (raw_syscall(SYS_fcntl, fd, F_GETFD) >= 0 && fd_kind_of(static_cast<int>(fd)) != FD_INTERNAL) {
+        if (!test_bit(k.sets[0], fd) && !test_bit(k.sets[1], fd) && !test_bit(k.sets[2], fd))
+            continue;
+        if (raw_syscall(SYS_fcntl, fd, F_GETFD) >= 0 &&
+            fd_kind_of(static_cast<int>(fd)) != FD_INTERNAL) {
             continue;
         }
         if (fd < size) return false;
@@ -347,7 +355,8 @@ long select_call(int nfds, fd_set* ur, fd_set* uw, fd_set* ux, timespec* utimeou
         for (u32 w = 0; w < user_words; ++w) r += __builtin_popcountl(kernel.answer[s][w]);
     }
     for (int s = 0; s < 3; ++s) {
-        if (user[s] && copy_to_user(user[s], kernel.answer[s], user_words * sizeof(word))) return -EFAULT;
+        if (user[s] && copy_to_user(user[s], kernel.answer[s], user_words * sizeof(word)))
+            return -EFAULT;
     }
     return r;
 }
@@ -358,7 +367,8 @@ long sys_poll(pollfd* fds, unsigned long nfds, const timespec* timeout, const si
     return traced(TRACE_POLL, poll_call, fds, nfds, timeout, mask);
 }
 
-long sys_select(int nfds, fd_set* r, fd_set* w, fd_set* x, timespec* timeout, const sigset_t* mask) {
+long sys_select(int nfds, fd_set* r, fd_set* w, fd_set* x, timespec* timeout,
+                const sigset_t* mask) {
     return traced(TRACE_SELECT, select_call, nfds, r, w, x, timeout, mask);
 }
 

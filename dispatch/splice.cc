@@ -38,11 +38,12 @@ long send_from(socket_ref& ref, int in, i64* position, std::size_t n) {
         if (got == -EISDIR) return -EINVAL; // where there is nothing to splice from
         if (got <= 0) return done || !got ? static_cast<long>(done) : got;
         const bool more = done + static_cast<std::size_t>(got) < n;
-        const i64 sent = send_piece(ref, piece, static_cast<std::size_t>(got),
-                                    more ? MSG_MORE : 0);
+        const i64 sent = send_piece(ref, piece, static_cast<std::size_t>(got), more ? MSG_MORE : 0);
         if (sent < 0) return done ? static_cast<long>(done) : sent;
-        if (position) *position += sent;
-        else raw_syscall(SYS_lseek, in, at + sent, SEEK_SET);
+        if (position)
+            *position += sent;
+        else
+            raw_syscall(SYS_lseek, in, at + sent, SEEK_SET);
         done += static_cast<std::size_t>(sent);
         if (sent < got) break;
     }
@@ -122,7 +123,8 @@ long splice_to_socket(socket_ref& ref, int pipe, std::size_t n, unsigned flags) 
         if (!(state & POLLOUT)) return -EAGAIN;
         room = 4096;
     }
-    const long got = raw_syscall(SYS_read, pipe, ptr_arg(piece), static_cast<long>(min_of(n, room)));
+    const long got =
+        raw_syscall(SYS_read, pipe, ptr_arg(piece), static_cast<long>(min_of(n, room)));
     if (got <= 0) return got;
     const auto whole = static_cast<std::size_t>(got);
     const int more = flags & SPLICE_F_MORE ? MSG_MORE : 0;
@@ -161,11 +163,16 @@ long ksys_sendfile(int out, int in, i64* uoffset, std::size_t n) {
     if (const long err = sockfd_lookup_light(out, ref)) return err;
     i64 position = 0;
     long r = 0;
-    if (uoffset && get_user(position, uoffset)) r = -EFAULT;
-    else if (!is_open(in) || !readable(in)) r = -EBADF;
-    else if (position < 0) r = -EINVAL;
-    else if (ref.sock->flags.load() & SOCKF_APPEND) r = -EINVAL;
-    else r = send_from(ref, in, uoffset ? &position : nullptr, min_of<std::size_t>(n, 0x7ffff000));
+    if (uoffset && get_user(position, uoffset))
+        r = -EFAULT;
+    else if (!is_open(in) || !readable(in))
+        r = -EBADF;
+    else if (position < 0)
+        r = -EINVAL;
+    else if (ref.sock->flags.load() & SOCKF_APPEND)
+        r = -EINVAL;
+    else
+        r = send_from(ref, in, uoffset ? &position : nullptr, min_of<std::size_t>(n, 0x7ffff000));
     if (r >= 0 && uoffset && put_user(position, uoffset)) r = -EFAULT;
     fput_light(ref);
     return r;
@@ -175,8 +182,8 @@ long ksys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsi
     const bool from = is_socket_of_ours(in), to = is_socket_of_ours(out);
     if (!from && !to) return SYS_NOT_OURS;
     if (!n) return 0;
-    if (flags & ~static_cast<unsigned>(SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE |
-                                       SPLICE_F_GIFT)) {
+    if (flags &
+        ~static_cast<unsigned>(SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT)) {
         return -EINVAL;
     }
     const int other = from ? out : in;
@@ -193,9 +200,12 @@ long ksys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsi
     socket_ref ref;
     long r = sockfd_lookup_light(from ? in : out, ref);
     if (r) return r;
-    if (from) r = splice_from_socket(ref, other, n, flags);
-    else if (ref.sock->flags.load() & SOCKF_APPEND) r = -EINVAL;
-    else r = splice_to_socket(ref, other, n, flags);
+    if (from)
+        r = splice_from_socket(ref, other, n, flags);
+    else if (ref.sock->flags.load() & SOCKF_APPEND)
+        r = -EINVAL;
+    else
+        r = splice_to_socket(ref, other, n, flags);
     fput_light(ref);
     return r;
 }

@@ -39,7 +39,9 @@ template <class... Params, class... Args>
 
 } // namespace
 
-long sys_read(int fd, void* buf, std::size_t n) { return audited(TRACE_READ, ksys_read, fd, buf, n); }
+long sys_read(int fd, void* buf, std::size_t n) {
+    return audited(TRACE_READ, ksys_read, fd, buf, n);
+}
 long sys_readv(int fd, const iovec* iov, int n) {
     return audited(TRACE_READV, ksys_readv, fd, iov, n);
 }

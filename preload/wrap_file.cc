@@ -118,7 +118,8 @@ namespace {
     }
     struct stat st;
     if (raw_syscall(SYS_newfstatat, dir, ptr_arg(path), ptr_arg(&st), 0) != 0) return length;
-    const int said = snprintf(text, sizeof text, "socket:[%lu]", static_cast<unsigned long>(st.st_ino));
+    const int said =
+        snprintf(text, sizeof text, "socket:[%lu]", static_cast<unsigned long>(st.st_ino));
     n = min_of(n, static_cast<size_t>(said));
     if (copy_to_user(buf, text, n) != 0) return length;
     return static_cast<ssize_t>(n);
@@ -127,7 +128,8 @@ namespace {
 inline ssize_t link_read(int dir, const char* path, char* buf, size_t n, ssize_t length) {
     if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || length <= 0) return length;
     const char* const directory = arena_directory();
-    if (std::strncmp(buf, directory, min_of(static_cast<size_t>(length), std::strlen(directory))) != 0) {
+    if (std::strncmp(buf, directory, min_of(static_cast<size_t>(length), std::strlen(directory))) !=
+        0) {
         return length;
     }
     return carrier_link(dir, path, buf, n, length);

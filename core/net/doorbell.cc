@@ -43,10 +43,9 @@ long open_bell(const char* name, int flags) {
 }
 
 long make_bell(const char* name) {
-    const long dir = test_directory
-                         ? raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(test_directory),
-                                       O_PATH | O_DIRECTORY | O_CLOEXEC, 0)
-                         : arena_openat(".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    const long dir = test_directory ? raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(test_directory),
+                                                  O_PATH | O_DIRECTORY | O_CLOEXEC, 0)
+                                    : arena_openat(".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     if (dir < 0) return dir;
     const long r = raw_syscall(SYS_mknodat, dir, ptr_arg(name), S_IFIFO | 0600, 0);
     raw_syscall(SYS_close, dir);
@@ -64,7 +63,7 @@ long open_sleeping_end(u32 index) {
         fd = open_bell(name, O_RDWR);
     }
     if (fd < 0) return fd;
-    struct stat st{};
+    struct stat st {};
     raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     if (S_ISFIFO(st.st_mode)) return fd;
     raw_syscall(SYS_close, fd);

@@ -31,13 +31,11 @@ struct waiter {
 };
 SOCKSHIM_ARENA_TYPE(waiter);
 static_assert(sizeof(waiter) <= region_shapes[REGION_WAITER].cell_bytes);
-template <> struct region_of<waiter> {
-    static constexpr region_id value = REGION_WAITER;
-};
+template <> struct region_of<waiter> { static constexpr region_id value = REGION_WAITER; };
 
 // A waiter cell in this thread's hands.
 class waiter_ref {
-  public:
+public:
     waiter_ref() = default;
     ~waiter_ref() { release(); }
     waiter_ref(const waiter_ref&) = delete;
@@ -55,7 +53,7 @@ class waiter_ref {
     // Takes the byte out after a sleep that the doorbell ended.
     void silence();
 
-  private:
+private:
     handle<waiter> handle_{};
     waiter* waiter_ = nullptr;
     internal_fd own_bell_{}; // when it is not one of the pool's

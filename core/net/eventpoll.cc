@@ -204,7 +204,7 @@ wait_entry* find(wait_queue& wq, eventpoll& ep, handle<eventpoll> set, int fd) {
 
 // Locks a registration's two ends. Not ok() when either is no more.
 class both_ends {
-  public:
+public:
     both_ends(handle<eventpoll> set, ep_source source)
         : wq_(wait_source(source.kind, source.raw)), ep_(slab_get(set)) {
         if (!wq_ || !ep_) {
@@ -230,7 +230,7 @@ class both_ends {
         wq_ = nullptr;
     }
 
-  private:
+private:
     wait_queue* wq_;
     eventpoll* ep_;
 };
@@ -409,9 +409,8 @@ template <class Visit> void for_each_set_held_by(proc_id who, Visit visit) {
 
 // With the arena full the child will be no holder: it loses our half when its parent lets go.
 void eventpoll_fork_begins() {
-    for_each_set_held_by(self_proc, [](eventpoll& ep) {
-        static_cast<void>(add_holder(ep, self_proc | for_child));
-    });
+    for_each_set_held_by(
+        self_proc, [](eventpoll& ep) { static_cast<void>(add_holder(ep, self_proc | for_child)); });
 }
 
 void eventpoll_fork_failed() {
@@ -420,9 +419,8 @@ void eventpoll_fork_failed() {
 }
 
 void eventpoll_forked(proc_id parent, proc_id child) {
-    for_each_set_held_by(parent | for_child, [=](eventpoll& ep) {
-        rename_holder(ep, parent | for_child, child);
-    });
+    for_each_set_held_by(parent | for_child,
+                         [=](eventpoll& ep) { rename_holder(ep, parent | for_child, child); });
     for_each_set_held_by(parent, [=](eventpoll& ep) {
         if (!holds(ep, child)) static_cast<void>(add_holder(ep, child));
     });

@@ -25,16 +25,18 @@ namespace sockshim {
 inline constexpr u32 ep_private_bits = EPOLLWAKEUP | EPOLLONESHOT | EPOLLET | EPOLLEXCLUSIVE;
 
 inline constexpr u32 ep_first_slots = 64;
-inline constexpr u32 ep_chunks = 6; // each brings the slots to four times what they were: 2^18 at last
+inline constexpr u32 ep_chunks =
+    6; // each brings the slots to four times what they were: 2^18 at last
 inline constexpr u32 ep_max_slots = ep_first_slots << (2 * ep_chunks);
 inline constexpr u32 ep_inline_holders = 12;
 
 struct eventpoll {
     // What wakers and those who look for events share.
-    wait_queue wq; // threads in epoll_wait sleep on rx_seq or hang in the list; poll and outer sets too
-    a64 ready0;    // slots 0 to 63
-    a64 summary;   // words 1 to 63 of the map
-    a64 top;       // summary words 1 to 63, which stand in their chunks
+    wait_queue
+        wq; // threads in epoll_wait sleep on rx_seq or hang in the list; poll and outer sets too
+    a64 ready0;  // slots 0 to 63
+    a64 summary; // words 1 to 63 of the map
+    a64 top;     // summary words 1 to 63, which stand in their chunks
 
     alignas(cache_line) robust_lock lock;
     a32 items;        // registrations of ours
@@ -43,10 +45,10 @@ struct eventpoll {
     a32 nested;       // registrations of epoll sets were made: both halves may report one
     a32 looking;      // a thread in epoll_wait is awake
     u32 slots;
-    u32 free_head; // slot + 1
-    u32 rotor;     // slot to begin with next time, so that no one starves
-    a32 turn;      // whose turn it is when only one event fits, ours or the kernel's
-    a64 kernel_asked; // cycle_ticks
+    u32 free_head;         // slot + 1
+    u32 rotor;             // slot to begin with next time, so that no one starves
+    a32 turn;              // whose turn it is when only one event fits, ours or the kernel's
+    a64 kernel_asked;      // cycle_ticks
     u64 chunks[ep_chunks]; // raw extent handles
     u64 holder_chunk;      // raw extent handle: proc_ids beyond the inline ones
     a32 holders[ep_inline_holders];
@@ -54,9 +56,7 @@ struct eventpoll {
 };
 SOCKSHIM_ARENA_TYPE(eventpoll);
 static_assert(sizeof(eventpoll) <= region_shapes[REGION_EVENTPOLL].cell_bytes);
-template <> struct region_of<eventpoll> {
-    static constexpr region_id value = REGION_EVENTPOLL;
-};
+template <> struct region_of<eventpoll> { static constexpr region_id value = REGION_EVENTPOLL; };
 
 // Makes a live set with this process as its only holder. Null handle: the arena is full.
 handle<eventpoll> eventpoll_create();

@@ -44,8 +44,7 @@ inline ep_word ep_word_at(eventpoll& ep, u32 word) {
     if (!bytes) return {};
     const u32 at = word - shape.first_word;
     a64* const words = reinterpret_cast<a64*>(bytes) + shape.summaries;
-    a64* const summary =
-        shape.summaries ? reinterpret_cast<a64*>(bytes) + at / 64 : &ep.summary;
+    a64* const summary = shape.summaries ? reinterpret_cast<a64*>(bytes) + at / 64 : &ep.summary;
     return {words + at, summary, reinterpret_cast<a32*>(words + shape.words) + u64{at} * 64};
 }
 

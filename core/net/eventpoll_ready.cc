@@ -77,7 +77,7 @@ registration ask(eventpoll& ep, u64 set, const ep_word& w, u32 slot) {
 
 // Events on their way to the program: copied out in batches, and only what has arrived there counts.
 class sender {
-  public:
+public:
     sender(eventpoll& ep, epoll_event* user, int max, nested_reported& nested)
         : ep_(ep), user_(user), max_(max), nested_(nested) {}
 
@@ -104,7 +104,7 @@ class sender {
     int result() const { return sent_ == 0 && failed_ ? -EFAULT : sent_; }
     u32 last_slot() const { return last_slot_; }
 
-  private:
+private:
     static constexpr u32 batch = 32;
 
     // Linux: the end of ep_send_events' loop.

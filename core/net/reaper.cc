@@ -104,9 +104,9 @@ u32* last_seen[REGION_COUNT];
 u8* marks[REGION_COUNT];
 
 template <class T> T* map_zeroed(u64 n) {
-    const long p = raw_syscall(SYS_mmap, 0, static_cast<long>(n * sizeof(T)),
-                               PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                               -1, 0);
+    const long p =
+        raw_syscall(SYS_mmap, 0, static_cast<long>(n * sizeof(T)), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p < 0 && p > -4096 ? nullptr : reinterpret_cast<T*>(p);
 }
 

@@ -22,10 +22,10 @@ inline constexpr u32 SOCKF_NOSPACE = 1u << 3;
 inline constexpr u32 SOCKF_PASSCRED = 1u << 4;
 inline constexpr u32 SOCKF_HANDED_OVER = 1u
                                          << 5; // became the kernel's; this cell waits to be freed
-inline constexpr u32 SOCKF_APPEND = 1u << 6;  // O_APPEND and O_NOATIME: kept, and shown by F_GETFL
+inline constexpr u32 SOCKF_APPEND = 1u << 6;   // O_APPEND and O_NOATIME: kept, and shown by F_GETFL
 inline constexpr u32 SOCKF_NOATIME = 1u << 7;
 inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 8; // more than `holders` has room for
-inline constexpr u32 SOCKF_CLAIMED = 1u << 9;      // shared, held by nobody, and `holder` releases it
+inline constexpr u32 SOCKF_CLAIMED = 1u << 9; // shared, held by nobody, and `holder` releases it
 
 struct socket {
     a8 state; // socket_state
@@ -41,7 +41,7 @@ struct socket {
     i32 f_owner_type; // F_OWNER_*
     i32 f_async_fd;   // the number that O_ASYNC was set through: si_fd
     u64 module_data;  // for families from modules
-    a32 holders[8];  // proc_ids of who has it in his descriptor table (carrier.h)
+    a32 holders[8];   // proc_ids of who has it in his descriptor table (carrier.h)
 };
 SOCKSHIM_ARENA_TYPE(socket);
 static_assert(sizeof(socket) <= 128);

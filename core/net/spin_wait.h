@@ -13,14 +13,14 @@ namespace sockshim {
 inline constexpr u32 spin_limit_us = 50;
 
 class spin_wait {
-  public:
+public:
     explicit spin_wait(a32& score) : score_(score) {}
     // One step of waiting awake; look again after it. False: patience is used up, sleep.
     bool pause();
     // The wait is over. `came`: what was waited for is there (else a timeout or a signal).
     void finish(bool came);
 
-  private:
+private:
     a32& score_;
     bool started_ = false;
     bool spinning_ = false;
@@ -46,7 +46,7 @@ struct signal_sample {
 // the last look and the system call keeps it from sleeping. What an interrupted outer call declared is
 // put back.
 class sleeping_on {
-  public:
+public:
     explicit sleeping_on(a32& word) : outer_(this_thread.sleeping_on) {
         this_thread.sleeping_on = &word.v_;
         asm volatile("" ::: "memory");
@@ -58,7 +58,7 @@ class sleeping_on {
     sleeping_on(const sleeping_on&) = delete;
     sleeping_on& operator=(const sleeping_on&) = delete;
 
-  private:
+private:
     u32* outer_;
 };
 

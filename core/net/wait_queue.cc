@@ -38,7 +38,9 @@ bool wake_sleepers(wait_queue& wq, u32 flag, a32& word, bool wake_all) {
     return woken;
 }
 
-wait_entry* entry_at(u32 reference) { return reference ? slab_at<wait_entry>(reference - 1) : nullptr; }
+wait_entry* entry_at(u32 reference) {
+    return reference ? slab_at<wait_entry>(reference - 1) : nullptr;
+}
 
 // Whom to wake once the lock is let go (ringing a doorbell takes a microsecond or two) and every set is
 // marked.
@@ -123,8 +125,8 @@ bool thread_blocks(int sig) {
 // thread gets the signal, if it wants any.
 bool signal_myself(const socket& s, int sig, const sigio_reason& why) {
     const long pid = raw_syscall(SYS_getpid), tid = raw_syscall(SYS_gettid);
-    const bool mine = s.f_owner_type == F_OWNER_TID ? s.f_owner == tid
-                                                    : s.f_owner == pid && !thread_blocks(sig);
+    const bool mine =
+        s.f_owner_type == F_OWNER_TID ? s.f_owner == tid : s.f_owner == pid && !thread_blocks(sig);
     if (!mine) return false;
     siginfo_t info{};
     info.si_signo = sig;

@@ -41,19 +41,17 @@ struct wait_entry {
     u8 source_kind;
     u8 target_kind;
     u16 reserved;
-    u64 source; // raw handle
-    u64 target; // raw handle
-    a32 events; // EPOLL* bits wanted
-    i32 fd;     // as given to epoll_ctl
-    u64 data;   // epoll_data
-    u32 slot;   // the entry's bit in the eventpoll's ready map
+    u64 source;    // raw handle
+    u64 target;    // raw handle
+    a32 events;    // EPOLL* bits wanted
+    i32 fd;        // as given to epoll_ctl
+    u64 data;      // epoll_data
+    u32 slot;      // the entry's bit in the eventpoll's ready map
     proc_id owner; // who puts it in or takes it out; WAIT_THREAD: whose thread
 };
 SOCKSHIM_ARENA_TYPE(wait_entry);
 static_assert(sizeof(wait_entry) <= 64);
-template <> struct region_of<wait_entry> {
-    static constexpr region_id value = REGION_WAIT_ENTRY;
-};
+template <> struct region_of<wait_entry> { static constexpr region_id value = REGION_WAIT_ENTRY; };
 
 // Slow half of the wake: wakes sleepers on rx_seq (mask has an input, hang-up or error bit) and tx_seq
 // (output, hang-up or error), and rings list entries whose events meet `mask`. `wake_all` false: of the
@@ -75,6 +73,17 @@ bool wait_unlink(wait_queue& wq, const wait_entry& e);
 void wait_queue_process_died(wait_queue& wq, proc_id dead);
 // Takes the entry out of its source's list, wherever that is by now, and frees it. No lock held.
 void wait_entry_remove(handle<wait_entry> h);
+
+// The same right after robust_lock::unlock, whose exchange is the fence already where locked
+// instructions are full barriers.
+inline bool anybody_waits_after_unlock(const wait_queue& wq) {
+#if defined(__x86_64__)
+    asm volatile("" ::: "memory");
+#else
+    full_fence();
+#endif
+    return wq.flags.load_relaxed() != 0;
+}
 
 enum wait_side { WAIT_RX, WAIT_TX };
 

@@ -182,20 +182,24 @@ i64 deadline_of(i64 timeout_us) {
     return timeout_us < 0 ? -1 : static_cast<i64>(monotonic_us()) + timeout_us;
 }
 
-// tx_lock held. Makes what the cork or MSG_MORE has withheld readable.
-void publish(tcp_sock& tp, stream_ring& r, sock& peer) {
+// tx_lock held. Makes what has been written beyond the tail readable; the caller unlocks, then wakes.
+void publish(tcp_sock& tp, stream_ring& r) {
     r.sends += 1;
     r.tail.store(r.tail.load_relaxed() + tp.fused_more);
     tp.fused_more = 0;
     SOCKSHIM_CRASH_POINT();
-    wake_up(peer.sk_wq, POLLIN | POLLRDNORM);
+}
+
+void wake_reader(sock& peer) {
+    if (SOCKSHIM_UNLIKELY(anybody_waits_after_unlock(peer.sk_wq))) {
+        wake_up_slow(peer.sk_wq, POLLIN | POLLRDNORM, true);
+    }
 }
 
 // Puts what fits of the message into the ring; with `more`, less than a segment's worth is withheld.
 // Bytes written, 0: full, TCP_NOT_FUSED, -errno.
-i64 fill_ring(tcp_sock& tp, msghdr_iter& msg, bool more) {
-    sock& sk = as_sock(tp);
-    lock_guard tx(sk.tx_lock);
+// *wake: whom to wake, with no lock held.
+i64 fill_ring_locked(tcp_sock& tp, msghdr_iter& msg, bool more, sock** wake) {
     stream_ring* r = tp.fused.load() ? slab_get(tp.tx_ring) : nullptr;
     sock* peer = r ? slab_get(tp.fused_peer) : nullptr;
     if (SOCKSHIM_UNLIKELY(!peer)) return TCP_NOT_FUSED;
@@ -222,7 +226,20 @@ i64 fill_ring(tcp_sock& tp, msghdr_iter& msg, bool more) {
     }
     SOCKSHIM_CRASH_POINT();
     tp.fused_more += static_cast<u32>(wrote);
-    if (SOCKSHIM_LIKELY(!more) || tp.fused_more >= tp.mss_cache) publish(tp, *r, *peer);
+    if (SOCKSHIM_LIKELY(!more) || tp.fused_more >= tp.mss_cache) {
+        publish(tp, *r);
+        *wake = peer;
+    }
+    return wrote;
+}
+
+i64 fill_ring(tcp_sock& tp, msghdr_iter& msg, bool more) {
+    robust_lock& tx_lock = as_sock(tp).tx_lock;
+    sock* wake = nullptr;
+    tx_lock.lock_plain();
+    const i64 wrote = fill_ring_locked(tp, msg, more, &wake);
+    tx_lock.unlock();
+    if (wake) wake_reader(*wake);
     return wrote;
 }
 
@@ -237,10 +254,9 @@ void arm_cork_timer(tcp_sock& tp) {
     release_sock(sk);
 }
 
-// Takes up to `want` bytes out of the ring (peeks with MSG_PEEK, drops with MSG_TRUNC). As fill_ring.
-i64 drain_ring(tcp_sock& tp, msghdr_iter& msg, u64 want, u64 peeked) {
-    sock& sk = as_sock(tp);
-    lock_guard rx(sk.rx_lock);
+// Takes up to `want` bytes out of the ring (peeks with MSG_PEEK, drops with MSG_TRUNC). As fill_ring;
+// *wake: a sender that may have been waiting for room.
+i64 drain_ring_locked(tcp_sock& tp, msghdr_iter& msg, u64 want, u64 peeked, sock** wake) {
     stream_ring* r = tp.fused.load() ? slab_get(tp.rx_ring) : nullptr;
     if (SOCKSHIM_UNLIKELY(!r)) return TCP_NOT_FUSED;
     const u64 head = r->head.load_relaxed() + peeked;
@@ -257,11 +273,21 @@ i64 drain_ring(tcp_sock& tp, msghdr_iter& msg, u64 want, u64 peeked) {
     if (msg.flags & MSG_PEEK) return got;
     SOCKSHIM_CRASH_POINT();
     r->head.store(head + static_cast<u64>(got));
-    if (sock* peer = slab_get(tp.fused_peer)) {
-        full_fence();
-        if (SOCKSHIM_UNLIKELY(peer->sk_wq.flags.load_relaxed()) && ring_writable(*r)) {
-            wake_up_slow(peer->sk_wq, POLLOUT | POLLWRNORM, true);
-        }
+    // Judged by the tail seen last, not by the sender's cache line: at worst somebody is woken who finds
+    // that there is no room yet, and the read after this one, which looks at the tail, wakes him again.
+    const u64 left = r->tail_seen - head - static_cast<u64>(got);
+    if (left * 3 <= u64{r->limit} * 2) *wake = slab_get(tp.fused_peer);
+    return got;
+}
+
+i64 drain_ring(tcp_sock& tp, msghdr_iter& msg, u64 want, u64 peeked) {
+    robust_lock& rx_lock = as_sock(tp).rx_lock;
+    sock* wake = nullptr;
+    rx_lock.lock_plain();
+    const i64 got = drain_ring_locked(tp, msg, want, peeked, &wake);
+    rx_lock.unlock();
+    if (wake && SOCKSHIM_UNLIKELY(anybody_waits_after_unlock(wake->sk_wq))) {
+        wake_up_slow(wake->sk_wq, POLLOUT | POLLWRNORM, true);
     }
     return got;
 }
@@ -403,7 +429,9 @@ void tcp_fused_push(sock& sk) {
     lock_guard tx(sk.tx_lock);
     stream_ring* r = tp.fused.load() && tp.fused_more ? slab_get(tp.tx_ring) : nullptr;
     sock* peer = r ? slab_get(tp.fused_peer) : nullptr;
-    if (peer) publish(tp, *r, *peer);
+    if (!peer) return;
+    publish(tp, *r);
+    wake_up(peer->sk_wq, POLLIN | POLLRDNORM);
 }
 
 void tcp_unfuse(sock& sk) {

@@ -80,9 +80,7 @@ inline void trace_way(const char* static_name) {
 }
 
 // What our own errands reach is not the program's way: mark, run the errand, cut.
-inline u32 trace_way_mark() {
-    return SOCKSHIM_UNLIKELY(trace_enabled) ? trace_way_mark_slow() : 0;
-}
+inline u32 trace_way_mark() { return SOCKSHIM_UNLIKELY(trace_enabled) ? trace_way_mark_slow() : 0; }
 inline void trace_way_cut(u32 mark) {
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_way_cut_slow(mark);
 }

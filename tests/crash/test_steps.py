@@ -6,7 +6,7 @@ from crash import *
 
 FULL = os.environ.get("SHIMTEST_CRASH_FULL") == "1"
 STEPS = int(os.environ.get("SHIMTEST_CRASH_STEPS", "30"))
-INSTRUCTIONS = int(os.environ.get("SHIMTEST_CRASH_INSTRUCTIONS", "12"))
+INSTRUCTIONS = int(os.environ.get("SHIMTEST_CRASH_INSTRUCTIONS", "5"))
 networks = []
 
 

@@ -182,7 +182,8 @@ TEST_CASE("epoll_wait: a mixed set is woken by either side", "[epoll][calls]") {
     }
 }
 
-TEST_CASE("epoll_wait: a kernel descriptor comes to a set that sleeps on the futex", "[epoll][calls]") {
+TEST_CASE("epoll_wait: a kernel descriptor comes to a set that sleeps on the futex",
+          "[epoll][calls]") {
     epoll_fd e;
     fake::source s;
     kernel_pipe p;

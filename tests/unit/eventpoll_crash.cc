@@ -209,7 +209,8 @@ TEST_CASE("wait: a wake that died with its sender is made good", "[wait][crash]"
         usleep(rng() % 2000);
         kill_and_reap(pid, id);
         const u32 sent = word->load();
-        for (int i = 0; i < 2000 && __atomic_load_n(&last, __ATOMIC_ACQUIRE) != sent; ++i) usleep(500);
+        for (int i = 0; i < 2000 && __atomic_load_n(&last, __ATOMIC_ACQUIRE) != sent; ++i)
+            usleep(500);
         CHECK(__atomic_load_n(&last, __ATOMIC_ACQUIRE) == sent);
         stop = true;
         wake_up(s.wq(), EPOLLIN);

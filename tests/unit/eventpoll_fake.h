@@ -70,7 +70,7 @@ inline void setup() {
 }
 
 class source {
-  public:
+public:
     source() {
         setup();
         sk_ = slab_alloc<sock>();
@@ -122,7 +122,7 @@ class source {
         return fd_;
     }
 
-  private:
+private:
     void close_fd() {
         // The table would release the socket; the cells are this object's to free.
         fd_table[fd_].store(FD_UNKNOWN);
@@ -137,7 +137,7 @@ class source {
 };
 
 class set {
-  public:
+public:
     set() {
         setup();
         h_ = eventpoll_create();
@@ -155,7 +155,7 @@ class set {
         return ep_send_events(ep(), out, max, nested);
     }
 
-  private:
+private:
     handle<eventpoll> h_;
 };
 

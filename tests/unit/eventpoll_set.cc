@@ -299,7 +299,8 @@ TEST_CASE("epoll: no edge is lost among many threads", "[epoll]") {
                     auto& s = seen[which][out[k].data.u64];
                     const u32 now = sent[out[k].data.u64].load();
                     u32 was = s.load();
-                    while (was < now && !s.compare_exchange_weak(was, now)) {}
+                    while (was < now && !s.compare_exchange_weak(was, now)) {
+                    }
                 }
                 if (n) continue;
                 if (last) return;

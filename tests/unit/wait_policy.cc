@@ -76,7 +76,8 @@ TEST_CASE("wait_on: both sides are woken by their masks", "[wait]") {
             tid = gettid();
             result = wait_on(s.wq(), side, flag_is_set, &ready, -1);
         });
-        while (!tid) {}
+        while (!tid) {
+        }
         fake::wait_asleep(tid);
         ready = true;
         wake_up(s.wq(), mask);
@@ -161,7 +162,8 @@ TEST_CASE("wait_on: signals as sock_intr_errno has it", "[wait]") {
         });
     };
     const auto interrupt = [&](std::thread& t) {
-        while (!tid) {}
+        while (!tid) {
+        }
         fake::wait_asleep(tid);
         pthread_kill(t.native_handle(), SIGUSR1);
     };
@@ -211,7 +213,8 @@ TEST_CASE("patience: an idle queue stops spinning, a busy one starts again", "[w
     a32 score{};
     for (int i = 0; i < 10; ++i) { // long waits
         spin_wait w(score);
-        while (w.pause()) {}
+        while (w.pause()) {
+        }
         usleep(200);
         w.finish(true);
     }
