@@ -4,10 +4,10 @@
 // every descriptor of this process that names our socket: from then on they are libc's. Sets that had
 // our socket registered get the kernel's descriptor instead.
 #include <cerrno>
-#include <fcntl.h>
-#include <poll.h>
 #include <cstring>
+#include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 
 #include "core/arena/arena.h"
 #include "core/base/config.h"
@@ -31,17 +31,27 @@ struct replayed_option {
     int name;
 };
 constexpr replayed_option replayed[] = {
-    {SOL_SOCKET, SO_REUSEADDR}, {SOL_SOCKET, SO_REUSEPORT},   {SOL_SOCKET, SO_KEEPALIVE},
-    {SOL_SOCKET, SO_BROADCAST}, {SOL_SOCKET, SO_OOBINLINE},   {SOL_SOCKET, SO_PRIORITY},
-    {SOL_SOCKET, SO_RCVLOWAT},  {IPPROTO_IP, IP_TOS},         {IPPROTO_IP, IP_RECVERR},
-    {IPPROTO_IP, IP_PKTINFO},   {IPPROTO_IP, IP_RECVTTL},     {IPPROTO_IP, IP_RECVTOS},
-    {IPPROTO_IP, IP_FREEBIND},  {IPPROTO_IP, IP_MTU_DISCOVER}, {IPPROTO_IP, IP_MULTICAST_TTL},
+    {SOL_SOCKET, SO_REUSEADDR},
+    {SOL_SOCKET, SO_REUSEPORT},
+    {SOL_SOCKET, SO_KEEPALIVE},
+    {SOL_SOCKET, SO_BROADCAST},
+    {SOL_SOCKET, SO_OOBINLINE},
+    {SOL_SOCKET, SO_PRIORITY},
+    {SOL_SOCKET, SO_RCVLOWAT},
+    {IPPROTO_IP, IP_TOS},
+    {IPPROTO_IP, IP_RECVERR},
+    {IPPROTO_IP, IP_PKTINFO},
+    {IPPROTO_IP, IP_RECVTTL},
+    {IPPROTO_IP, IP_RECVTOS},
+    {IPPROTO_IP, IP_FREEBIND},
+    {IPPROTO_IP, IP_MTU_DISCOVER},
+    {IPPROTO_IP, IP_MULTICAST_TTL},
     {IPPROTO_IP, IP_MULTICAST_LOOP},
     {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT},
 };
 constexpr replayed_option replayed_tcp[] = {
-    {IPPROTO_TCP, TCP_NODELAY},   {IPPROTO_TCP, TCP_CORK},      {IPPROTO_TCP, TCP_KEEPIDLE},
-    {IPPROTO_TCP, TCP_KEEPINTVL}, {IPPROTO_TCP, TCP_KEEPCNT},   {IPPROTO_TCP, TCP_SYNCNT},
+    {IPPROTO_TCP, TCP_NODELAY},      {IPPROTO_TCP, TCP_CORK},         {IPPROTO_TCP, TCP_KEEPIDLE},
+    {IPPROTO_TCP, TCP_KEEPINTVL},    {IPPROTO_TCP, TCP_KEEPCNT},      {IPPROTO_TCP, TCP_SYNCNT},
     {IPPROTO_TCP, TCP_DEFER_ACCEPT}, {IPPROTO_TCP, TCP_USER_TIMEOUT},
 };
 
@@ -204,8 +214,7 @@ int socket_handover(socket& sock) {
 
 long connect_handover(socket& sock, int fd, const sockaddr_storage& addr, int len) {
     if (!network_hands_over() || sock.family != AF_INET || addr.ss_family != AF_INET ||
-        len < static_cast<int>(sizeof(sockaddr_in)) ||
-        sock.state.load() != SS_UNCONNECTED) {
+        len < static_cast<int>(sizeof(sockaddr_in)) || sock.state.load() != SS_UNCONNECTED) {
         return SYS_OURS;
     }
     const auto& to = reinterpret_cast<const sockaddr_in&>(addr);

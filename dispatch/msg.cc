@@ -152,8 +152,8 @@ i64 send_one(socket_ref& ref, const msghdr* umsg, unsigned flags, msg_store& sto
     const i64 err = copy_msghdr_from_user(msg, user, umsg, store);
     if (err < 0) return err;
     if (user.msg_name && user.msg_namelen) {
-        const int bad = move_addr_to_kernel(user.msg_name, static_cast<int>(user.msg_namelen),
-                                            store.address);
+        const int bad =
+            move_addr_to_kernel(user.msg_name, static_cast<int>(user.msg_namelen), store.address);
         if (bad) return bad;
         msg.name = &store.address;
         msg.namelen = user.msg_namelen;

@@ -92,10 +92,14 @@ long sys_socketpair(int family, int type, int protocol, int* usockvec) {
     if (err == 0) err = min_of(fds[1] = sock_map_fd(*two, flags), 0);
     if (err == 0) err = copy_to_user(usockvec, fds, sizeof fds);
     if (err == 0) return 0;
-    if (fds[0] >= 0) sys_close(fds[0]);
-    else sock_release(*one);
-    if (fds[1] >= 0) sys_close(fds[1]);
-    else if (two) sock_release(*two);
+    if (fds[0] >= 0)
+        sys_close(fds[0]);
+    else
+        sock_release(*one);
+    if (fds[1] >= 0)
+        sys_close(fds[1]);
+    else if (two)
+        sock_release(*two);
     return err;
 }
 

@@ -24,7 +24,8 @@ long carry_out(int call, const unsigned long* a) {
     switch (call) {
     case SYS_SOCKET: return sys_socket(as_int(a[0]), as_int(a[1]), as_int(a[2]));
     case SYS_BIND: return sys_bind(as_int(a[0]), user_ptr<const sockaddr>(a[1]), as_int(a[2]));
-    case SYS_CONNECT: return sys_connect(as_int(a[0]), user_ptr<const sockaddr>(a[1]), as_int(a[2]));
+    case SYS_CONNECT:
+        return sys_connect(as_int(a[0]), user_ptr<const sockaddr>(a[1]), as_int(a[2]));
     case SYS_LISTEN: return sys_listen(as_int(a[0]), as_int(a[1]));
     case SYS_ACCEPT:
         return sys_accept4(as_int(a[0]), user_ptr<sockaddr>(a[1]), user_ptr<socklen_t>(a[2]), 0);
@@ -55,8 +56,7 @@ long carry_out(int call, const unsigned long* a) {
         return sys_getsockopt(as_int(a[0]), as_int(a[1]), as_int(a[2]), user_ptr<void>(a[3]),
                               user_ptr<socklen_t>(a[4]));
     case SYS_SENDMSG:
-        return sys_sendmsg(as_int(a[0]), user_ptr<const msghdr>(a[1]),
-                           static_cast<unsigned>(a[2]));
+        return sys_sendmsg(as_int(a[0]), user_ptr<const msghdr>(a[1]), static_cast<unsigned>(a[2]));
     case SYS_RECVMSG:
         return sys_recvmsg(as_int(a[0]), user_ptr<msghdr>(a[1]), static_cast<unsigned>(a[2]));
     case SYS_ACCEPT4:

@@ -42,10 +42,10 @@ void show_socket(struct stat& st);
 void show_socket(struct statx& st);
 long sys_fstatat(int dirfd, const char* path, struct stat* st, int flags); // AT_EMPTY_PATH on ours
 long sys_statx(int dirfd, const char* path, int flags, unsigned mask, struct statx* stx);
-long sys_lseek(int fd, i64 offset, int whence);  // ESPIPE
-long sys_ftruncate(int fd, i64 len);             // EINVAL
-long sys_fsync(int fd);                          // EINVAL
-long sys_mmap_check(int fd);                     // errno that mmap of ours gives
+long sys_lseek(int fd, i64 offset, int whence); // ESPIPE
+long sys_ftruncate(int fd, i64 len);            // EINVAL
+long sys_fsync(int fd);                         // EINVAL
+long sys_mmap_check(int fd);                    // errno that mmap of ours gives
 long sys_sendfile(int out, int in, i64* offset, std::size_t n);
 long sys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsigned flags);
 long sys_copy_file_range(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsigned flags);

@@ -71,8 +71,9 @@ u8* map_file(int fd, int flags) {
 void unmap(u8* base) { raw_syscall(SYS_munmap, ptr_arg(base), arena_reserved_bytes); }
 
 u64 current_netns() {
-    struct stat st{};
-    const long r = raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg("/proc/self/ns/net"), ptr_arg(&st));
+    struct stat st {};
+    const long r =
+        raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg("/proc/self/ns/net"), ptr_arg(&st));
     return r < 0 ? 0 : st.st_ino;
 }
 
@@ -85,8 +86,8 @@ int initialise(u64 netns) {
     h.netns_inode = netns;
     h.max_bytes.store(config().arena_max);
     h.duty.wake_us.store(~u64{0});
-    raw_syscall(SYS_getrandom, ptr_arg(the_arena.hashes->secret),
-                sizeof the_arena.hashes->secret, GRND_NONBLOCK);
+    raw_syscall(SYS_getrandom, ptr_arg(the_arena.hashes->secret), sizeof the_arena.hashes->secret,
+                GRND_NONBLOCK);
     h.ready.store(1);
     return 0;
 }
@@ -131,7 +132,7 @@ long open_directory(u64 netns) {
     const long fd = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(directory_path),
                                 O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
     if (fd < 0) return fd;
-    struct stat st{};
+    struct stat st {};
     long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     if (r == 0 && (st.st_uid != uid || (st.st_mode & 077))) r = -EPERM;
     if (r < 0) {
@@ -151,7 +152,7 @@ bool any_carrier_held(long dir) {
         carrier_name(name, i);
         const long fd = raw_syscall(SYS_openat, dir, ptr_arg(name), O_RDWR | O_CLOEXEC, 0);
         if (fd < 0) continue;
-        struct flock lock{};
+        struct flock lock {};
         lock.l_type = F_WRLCK;
         raw_syscall(SYS_fcntl, fd, F_OFD_GETLK, ptr_arg(&lock));
         raw_syscall(SYS_close, fd);
@@ -173,7 +174,7 @@ void clear_directory(long dir) {
 int join_or_create(long dir, u64 netns) {
     long fd = raw_syscall(SYS_openat, dir, ptr_arg("arena"), O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
     if (fd >= 0) {
-        struct stat st{};
+        struct stat st {};
         const bool whole = raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && S_ISREG(st.st_mode) &&
                            static_cast<u64>(st.st_size) == arena_reserved_bytes;
         u8* base = whole ? map_file(static_cast<int>(fd), MAP_SHARED) : nullptr;
@@ -221,7 +222,8 @@ int attach() {
                                   O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
     int r = lock < 0 ? static_cast<int>(lock) : 0;
     if (r == 0) {
-        while ((r = static_cast<int>(raw_syscall(SYS_flock, lock, LOCK_EX))) == -EINTR) {}
+        while ((r = static_cast<int>(raw_syscall(SYS_flock, lock, LOCK_EX))) == -EINTR) {
+        }
         if (r == 0) r = join_or_create(dir, netns);
         if (r == 0) r = process_register();
         raw_syscall(SYS_close, lock);

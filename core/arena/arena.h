@@ -27,6 +27,10 @@ struct hash_area {
     hash_bucket udp_hash[udp_hash_buckets];
     u64 secret[4];       // random, of this network
     a32 port_offset[64]; // RFC 6056 algorithm 3's table
+    // Hints of inet_hashtables.cc: second (+ 1) at which the ports of low's parity seemed used up; ports
+    // of each bhash bucket (bit: port / bhash_buckets) that something may be bound to.
+    a32 port_parity_full[64];
+    a32 bhash_bound[bhash_buckets];
     a32 isn_clock_pad;
 };
 SOCKSHIM_ARENA_TYPE(hash_area);

@@ -23,7 +23,7 @@ void internal_fd_adopt(internal_fd& slot, int fd) {
         raw_syscall(SYS_close, fd);
         fd = static_cast<int>(high);
     }
-    struct stat st{};
+    struct stat st {};
     raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     slot.device = st.st_dev;
     slot.inode = st.st_ino;
@@ -34,7 +34,7 @@ void internal_fd_adopt(internal_fd& slot, int fd) {
 int internal_fd_number(internal_fd& slot) {
     const int fd = static_cast<int>(slot.number_plus_1.load()) - 1;
     if (fd < 0) return -1;
-    struct stat st{};
+    struct stat st {};
     if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && st.st_dev == slot.device &&
         st.st_ino == slot.inode) {
         return fd;

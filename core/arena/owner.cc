@@ -110,7 +110,7 @@ u32 proc_pid(proc_id id) {
     const process_slot& p = the_arena.header->processes[slot];
     const u32 w = p.word.load();
     return slot_state(w) == PROC_LIVE && (slot_gen(w) & gen_mask) == proc_gen_of(id) ? p.pid.load()
-                                                                                   : 0;
+                                                                                     : 0;
 }
 
 proc_id proc_of_slot(u32 slot) {

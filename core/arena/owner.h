@@ -5,10 +5,10 @@
 namespace sockshim {
 
 struct process_slot {
-    a32 word;        // generation << 2 | process_state
+    a32 word; // generation << 2 | process_state
     a32 pid;
-    a64 start_time;  // clock ticks since boot, /proc/<pid>/stat field 22
-    a32 exec_since;  // seconds (monotonic) since execve was called, 0: not
+    a64 start_time; // clock ticks since boot, /proc/<pid>/stat field 22
+    a32 exec_since; // seconds (monotonic) since execve was called, 0: not
     a32 reserved[3];
 };
 SOCKSHIM_ARENA_TYPE(process_slot);

@@ -29,7 +29,7 @@ struct mapping {
     arena_header* header;
     hash_area* hashes;
     a64* carrier_inodes;
-    a64* timer_bits; // one bit per sock cell
+    a64* timer_bits;    // one bit per sock cell
     a64* timer_summary; // one bit per word of timer_bits
     cell_word* words[REGION_COUNT];
     u8* cells[REGION_COUNT];

@@ -18,6 +18,37 @@ struct slab_hints {
 };
 constinit thread_local slab_hints hints[REGION_COUNT]{};
 
+// How many cells of each region this process knows to be committed, and has mapped: what others commit
+// is populated here, too, when it is first met, by one system call instead of a page fault per page.
+constinit a32 known_cells[REGION_COUNT]{};
+constexpr u32 populate_at_most = 1u << 20; // bytes: a newcomer does not map the whole network
+constexpr u32 populate_cell_bytes = 4096;  // payload comes page by page
+
+int commit_cells(region_id region, u32 from, u32 to);
+
+void note_known(region_id region, u32 from, u32 to) { known_cells[region].cas(from, to); }
+
+// The slow half of `known`. A newcomer (0 so far) maps only what it touches.
+[[gnu::noinline]] bool learn(region_id region, u32 index) {
+    u32 had = known_cells[region].load();
+    const u32 now = cells_committed(region);
+    if (index >= now) return false;
+    if (now <= had) return true;
+    const u32 cell_bytes = region_shapes[region].cell_bytes;
+    const bool modest =
+        had && cell_bytes <= populate_cell_bytes && now - had <= populate_at_most / cell_bytes;
+    const u32 from = had;
+    if (known_cells[region].cas(had, now) && modest) {
+        static_cast<void>(commit_cells(region, from, now));
+    }
+    return true;
+}
+
+// Is the cell committed?
+inline bool known(region_id region, u32 index) {
+    return SOCKSHIM_LIKELY(index < known_cells[region].load_relaxed()) || learn(region, index);
+}
+
 // Cells that a search may look at before it asks for more memory instead.
 constexpr u32 search_limit = 256;
 
@@ -32,22 +63,38 @@ bool claim(region_id region, u32 index, handle<void>& out) {
     return true;
 }
 
-// Commits one more chunk. Two processes may commit the same one; only the count must move once.
+// How much a region grows by when it has `have` cells: an eighth, so that ten thousand connections do not
+// cost hundreds of system calls. All processes must agree on it, see grow.
+u32 growth(const region_shape& shape, u32 have) {
+    const u32 chunks = clamp_to<u32>(have / 8 / shape.chunk_cells, 1, 16);
+    return min_of(chunks * shape.chunk_cells, shape.max_cells - have);
+}
+
+u64 cells_offset(region_id region, u32 index) {
+    return region_offset(region) + region_words_bytes(region) +
+           u64{index} * region_shapes[region].cell_bytes;
+}
+
+int commit_cells(region_id region, u32 from, u32 to) {
+    const u64 words_at = region_offset(region) + u64{from} * sizeof(cell_word);
+    if (const int r = arena_commit(words_at, (to - from) * sizeof(cell_word))) return r;
+    return arena_commit(cells_offset(region, from),
+                        u64{to - from} * region_shapes[region].cell_bytes);
+}
+
+// Commits some more cells. Two processes may commit the same ones; only the count must move once.
 bool grow(region_id region) {
     arena_header& h = *the_arena.header;
     const region_shape& shape = region_shapes[region];
     u32 have = h.committed[region].load();
     if (have >= shape.max_cells) return false;
-    const u64 bytes = u64{shape.chunk_cells} * shape.cell_bytes;
+    const u32 more = growth(shape, have);
+    const u64 bytes = u64{more} * shape.cell_bytes;
     if (h.committed_bytes.load() + bytes > h.max_bytes.load()) return false;
-    const u64 words_at = region_offset(region) + u64{have} * sizeof(cell_word);
-    const u64 cells_at =
-        region_offset(region) + region_words_bytes(region) + u64{have} * shape.cell_bytes;
-    if (arena_commit(words_at, shape.chunk_cells * sizeof(cell_word)) ||
-        arena_commit(cells_at, bytes)) {
-        return false;
-    }
-    if (h.committed[region].cas(have, have + shape.chunk_cells)) h.committed_bytes.fetch_add(bytes);
+    if (commit_cells(region, have, have + more)) return false;
+    const u32 from = have;
+    if (h.committed[region].cas(have, from + more)) h.committed_bytes.fetch_add(bytes);
+    note_known(region, from, from + more);
     return true;
 }
 
@@ -83,7 +130,7 @@ handle<void> cell_alloc(region_id region) {
 }
 
 void cell_free(region_id region, handle<void> h) {
-    if (h.gen == 0 || h.index >= cells_committed(region)) return;
+    if (h.gen == 0 || !known(region, h.index)) return;
     a64& word = the_arena.words[region][h.index].word;
     u64 seen = word.load();
     // Only the one who frees this generation frees the cell.
@@ -91,30 +138,31 @@ void cell_free(region_id region, handle<void> h) {
     SOCKSHIM_CRASH_POINT();
     if (!word.cas(seen, cell_word::make(h.gen, CELL_FREE, 0))) return;
     slab_hints& hint = hints[region];
-    if (hint.count < sizeof hint.recent / sizeof hint.recent[0]) hint.recent[hint.count++] = h.index;
+    if (hint.count < sizeof hint.recent / sizeof hint.recent[0])
+        hint.recent[hint.count++] = h.index;
 }
 
 void cell_publish(region_id region, handle<void> h) {
-    if (h.gen == 0 || h.index >= cells_committed(region)) return;
+    if (h.gen == 0 || !known(region, h.index)) return;
     SOCKSHIM_CRASH_POINT();
     the_arena.words[region][h.index].word.store(cell_word::make(h.gen, CELL_LIVE, self_proc));
     SOCKSHIM_CRASH_POINT();
 }
 
 void* cell_get(region_id region, handle<void> h) {
-    if (h.gen == 0 || h.index >= cells_committed(region)) return nullptr;
+    if (h.gen == 0 || !known(region, h.index)) return nullptr;
     const u64 w = the_arena.words[region][h.index].word.load();
     if (cell_word::gen(w) != h.gen || cell_word::state(w) == CELL_FREE) return nullptr;
     return the_arena.cells[region] + u64{h.index} * region_shapes[region].cell_bytes;
 }
 
 void* cell_at(region_id region, u32 index) {
-    if (index >= cells_committed(region)) return nullptr;
+    if (!known(region, index)) return nullptr;
     return the_arena.cells[region] + u64{index} * region_shapes[region].cell_bytes;
 }
 
 u64 cell_word_at(region_id region, u32 index) {
-    if (index >= cells_committed(region)) return 0;
+    if (!known(region, index)) return 0;
     return the_arena.words[region][index].word.load();
 }
 

@@ -38,9 +38,12 @@ bool parse_number(const char* text, u64 lo, u64 hi, u64& out) {
         v = v * 10 + static_cast<u64>(*text - '0');
     }
     u32 shift = 0;
-    if (*text == 'k' || *text == 'K') shift = 10, ++text;
-    else if (*text == 'm' || *text == 'M') shift = 20, ++text;
-    else if (*text == 'g' || *text == 'G') shift = 30, ++text;
+    if (*text == 'k' || *text == 'K')
+        shift = 10, ++text;
+    else if (*text == 'm' || *text == 'M')
+        shift = 20, ++text;
+    else if (*text == 'g' || *text == 'G')
+        shift = 30, ++text;
     if (*text || v > (~u64{0} >> shift)) return false;
     v <<= shift;
     if (v < lo || v > hi) return false;
@@ -70,8 +73,10 @@ void read_environment() {
     if (!known && is(name)) known = true, good = PARSE_##kind(field, lo, hi);
         SOCKSHIM_OPTIONS(X)
 #undef X
-        if (!known) notice("unknown variable %s (ignored)", *e);
-        else if (!good) notice("bad value in %s; the default stays", *e);
+        if (!known)
+            notice("unknown variable %s (ignored)", *e);
+        else if (!good)
+            notice("bad value in %s; the default stays", *e);
     }
 }
 
@@ -130,6 +135,5 @@ void notice(const char* format, ...) {
     put('\n');
     raw_syscall(SYS_write, 2, ptr_arg(line), static_cast<long>(n));
 }
-
 
 } // namespace sockshim

@@ -120,6 +120,7 @@ public:
         publish(c);
         const u32 ref = ref_of(c);
         c.skc_hashed |= flag();
+        if (table_ == BHASH && !(c.skc_hashed & SKC_HASHED_CONNECT)) mark_bound(c.skc_num);
         SOCKSHIM_CRASH_POINT();
         const u32 head = bucket_.head.load_relaxed();
         if (table_ == BHASH) {
@@ -143,7 +144,22 @@ public:
         c.skc_hashed &= static_cast<u8>(~flag());
     }
 
+    // May `port` have an entry that did not come there by connect? Thousands of connections can share a
+    // bucket, so that is remembered: set before such an entry is linked, cleared by whoever has walked
+    // the chain and found none. Wrong only on the safe side, whoever is killed when.
+    bool maybe_bound(u16 port) const { return bound_ports().load_relaxed() & bound_bit(port); }
+    void mark_bound(u16 port) {
+        if (!maybe_bound(port)) bound_ports().store(bound_ports().load_relaxed() | bound_bit(port));
+    }
+    void clear_bound(u16 port) {
+        bound_ports().store(bound_ports().load_relaxed() & ~bound_bit(port));
+    }
+
 private:
+    static_assert(65536 / bhash_buckets <= 32);
+    static u32 bound_bit(u16 port) { return 1u << port / bhash_buckets; }
+    a32& bound_ports() const { return arena_hash_area()->bhash_bound[slot_ % bhash_buckets]; }
+
     static hash_bucket& pick(table_id table, u32 slot) {
         hash_area& area = *arena_hash_area();
         return table == EHASH   ? area.ehash[slot % ehash_buckets]
@@ -509,6 +525,7 @@ bool bind_try(sock& sk, u16 port, bool relax, bool reuseport_ok) {
     chain bucket(BHASH, port);
     if (csk_bind_conflict(sk, bucket, port, relax, reuseport_ok)) return false;
     c.skc_num = port;
+    bucket.mark_bound(port);
     c.skc_hashed &= static_cast<u8>(~SKC_HASHED_CONNECT);
     if (!(c.skc_hashed & SKC_HASHED_BIND)) bucket.insert(c);
     return true;
@@ -555,9 +572,11 @@ namespace {
 
 // A port that connect may share with others: nobody in its bucket came there by bind.
 bool connect_may_use(chain& bucket, u16 port) {
+    if (SOCKSHIM_LIKELY(!bucket.maybe_bound(port))) return true;
     for (const sock_common* at = bucket.first(); at; at = bucket.next(*at)) {
         if (at->skc_num == port && !(at->skc_hashed & SKC_HASHED_CONNECT)) return false;
     }
+    bucket.clear_bound(port);
     return true;
 }
 
@@ -603,17 +622,33 @@ int inet_hash_connect(sock& sk) {
     u32 offset = perturb.load_relaxed() + static_cast<u32>(port_offset >> 32);
     offset = (offset % remaining) & ~1u;
 
-    // In the first pass we try ports of low's parity. inet_csk_get_port() does the opposite choice.
-    for (const u32 parity : {0u, 1u}) {
+    const auto try_ports = [&](u32 parity, u32 tries) {
         u32 port = range.low + offset + parity;
-        for (u32 i = 0; i < remaining; i += 2, port += 2) {
+        for (u32 i = 0; i < tries; i += 2, port += 2) {
             if (port > range.high) port -= remaining;
             if (!connect_try(sk, static_cast<u16>(port))) continue;
             // A little bit of randomness for the next source port that will be chosen.
             const u32 step = max_of(i, get_random_u32_below(8) * 2);
             perturb.fetch_add(step + 2);
-            return 0;
+            return true;
         }
+        return false;
+    };
+
+    // Linux tries all ports of low's parity, then the others (inet_csk_get_port() does the opposite), and
+    // so looks at 14,000 ports for each connection once the first half is used up. Here a short look at
+    // each half comes first, and for a second the half that had nothing comes last.
+    a32& full = area.port_parity_full[port_offset % perturb_size];
+    const auto now_s = [] { return static_cast<u32>(monotonic_us() / 1000000) + 1; };
+    const u32 since = full.load_relaxed();
+    const u32 glance = min_of(remaining, 128u);
+    if (!since || since != now_s()) {
+        if (try_ports(0, glance)) return 0;
+        full.store(now_s());
+    }
+    if (remaining > 1 && try_ports(1, glance)) return 0;
+    for (const u32 parity : {0u, 1u}) {
+        if (try_ports(parity, remaining)) return 0;
         if (remaining <= 1) break;
     }
     return -EADDRNOTAVAIL;

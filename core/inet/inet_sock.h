@@ -26,7 +26,7 @@ enum inet_cmsg_flags : u16 {
 };
 
 struct inet_sock {
-    struct sock sk; // first: a sock& is an inet_sock& for AF_INET
+    struct sock sk;  // first: a sock& is an inet_sock& for AF_INET
     be32 inet_saddr; // source we send from
     be16 inet_sport;
     i16 uc_ttl; // -1: default

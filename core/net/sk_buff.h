@@ -30,9 +30,9 @@ struct tcp_header {
     u32 ack_seq;
     u16 window; // as on the wire, unscaled
     u16 urg_ptr;
-    u8 flags;     // TCPHDR_*
-    u8 wscale;    // with has_wscale
-    u16 mss;      // 0: no option
+    u8 flags;  // TCPHDR_*
+    u8 wscale; // with has_wscale
+    u16 mss;   // 0: no option
     u8 has_wscale;
     u8 has_ts;
     u8 sack_ok;

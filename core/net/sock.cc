@@ -91,7 +91,7 @@ void sock_init_data(socket* sock, struct sock& sk) {
         sk.sk_type = static_cast<u16>(sock->type);
         sk.sk_socket = socket_handle(*sock);
         sock->sk = sk_handle(sk);
-        sk.sk_uid = static_cast<i32>(raw_syscall(SYS_geteuid));
+        sk.sk_uid = -1; // asked for by SO_REUSEPORT, the only thing that needs it
     } else {
         sk.sk_socket = {};
     }

@@ -286,6 +286,8 @@ int set_locked(sock& sk, int optname, int val, const void* optval, u32 optlen) {
     case SO_REUSEPORT:
         if (on && !sk_is_inet(sk)) return -EOPNOTSUPP;
         sk.__sk_common.skc_reuseport = on;
+        // Linux takes it when the socket is made; nothing but reuseport groups looks at it.
+        if (on) sk.sk_uid = static_cast<i32>(raw_syscall(SYS_geteuid));
         return 0;
     case SO_DONTROUTE: sock_set_flag(sk, SOCK_LOCALROUTE, on); return 0;
     case SO_BROADCAST: sock_set_flag(sk, SOCK_BROADCAST, on); return 0;

@@ -35,6 +35,13 @@ namespace {
 constexpr char bell_name[] = "duty.bell";
 constexpr u64 sweep_every_us = 1000000;
 
+// The duty thread gets up at whole ticks, as jiffies have it: deadlines of thousands of connections would
+// else wake it for each. Later by up to a millisecond, never earlier.
+constexpr u64 tick_us = 1024;
+constexpr u64 tick_up(u64 us) {
+    return us > ~u64{0} - tick_us ? us : (us + tick_us - 1) & ~(tick_us - 1);
+}
+
 // Binary heap of (deadline, sock cell), the duty thread's own. queued[] tells the deadline under which
 // a cell stands in it, so that an entry that was overtaken is recognised and dropped.
 struct heap_entry {
@@ -50,9 +57,9 @@ constexpr u32 heap_capacity = 4 * max_sockets;
 timer_heap heap{};
 
 template <class T> T* map_array(u64 n) {
-    const long p = raw_syscall(SYS_mmap, 0, static_cast<long>(n * sizeof(T)),
-                               PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                               -1, 0);
+    const long p =
+        raw_syscall(SYS_mmap, 0, static_cast<long>(n * sizeof(T)), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p < 0 && p > -4096 ? nullptr : reinterpret_cast<T*>(p);
 }
 
@@ -88,8 +95,10 @@ void look_at(u32 index, void*) {
     sock* sk = slab_get(h);
     if (!sk) return;
     const u64 deadline = sk->sk_timer_us.load();
-    if (deadline) heap_push(deadline, index);
-    else sk->sk_timer_queued_us.store(0);
+    if (deadline)
+        heap_push(deadline, index);
+    else
+        sk->sk_timer_queued_us.store(0);
 }
 
 void run_timers(u64 now) {
@@ -145,8 +154,10 @@ void drop_watch(duty_state& d, u32 i) {
 
 void watch_processes(duty_state& d) {
     for (u32 i = 0; i < d.count;) {
-        if (proc_pid(d.watches[i].id) != d.watches[i].pid) drop_watch(d, i);
-        else ++i;
+        if (proc_pid(d.watches[i].id) != d.watches[i].pid)
+            drop_watch(d, i);
+        else
+            ++i;
     }
     d.unwatched = false;
     for (u32 slot = 1; slot <= max_processes; ++slot) {
@@ -169,7 +180,9 @@ void watch_processes(duty_state& d) {
 // Some sockets only the kernel can vouch for: in flight in a message, or of a process that is on its way
 // through execve, whose new image may not know us and so tells nobody what it closes. Their carriers are
 // asked at growing intervals.
-u64 exec_check_at(u64 now, u64 since_us) { return now + clamp_to<u64>(now - since_us, 1000, 1000000); }
+u64 exec_check_at(u64 now, u64 since_us) {
+    return now + clamp_to<u64>(now - since_us, 1000, 1000000);
+}
 
 // True when a connection in TIME_WAIT or SYN_RECV has to be looked after.
 bool sweep_minisocks(u64 now) {
@@ -178,8 +191,10 @@ bool sweep_minisocks(u64 now) {
     for (u32 i = 0; i < tws; ++i) {
         const handle<inet_timewait_sock> h = slab_handle_at<inet_timewait_sock>(i);
         if (inet_timewait_sock* tw = slab_get(h)) {
-            if (tw->tw_deadline_us <= now) inet_twsk_expire(h);
-            else any = true;
+            if (tw->tw_deadline_us <= now)
+                inet_twsk_expire(h);
+            else
+                any = true;
         }
     }
     const u32 reqs = cells_committed(REGION_REQUEST);
@@ -235,11 +250,12 @@ void on_duty(int bell) {
         if (minisocks) wake = min_of(wake, next_sweep);
         if (exec_since) wake = min_of(wake, next_exec);
         if (d.unwatched) wake = min_of(wake, now + sweep_every_us);
+        wake = tick_up(wake);
         duty.wake_us.store(wake);
         full_fence();
         // Armed between run_timers and the store above: its kick may have seen the old wake_us.
         timer_map_take(look_at, nullptr);
-        if (heap.count && heap.entries[0].deadline_us < wake) continue;
+        if (heap.count && tick_up(heap.entries[0].deadline_us) < wake) continue;
 
         d.polls[0] = {bell, POLLIN, 0};
         for (u32 i = 0; i < d.count; ++i) d.polls[i + 1] = {d.watches[i].fd, POLLIN, 0};
@@ -249,8 +265,8 @@ void on_duty(int bell) {
         ts.tv_sec = static_cast<time_t>(nap / 1000000);
         ts.tv_nsec = static_cast<long>(nap % 1000000 * 1000);
         const u32 n = d.count + 1;
-        const long got = raw_syscall(SYS_ppoll, ptr_arg(d.polls), n,
-                                     wake == ~u64{0} ? 0 : ptr_arg(&ts), 0, 8);
+        const long got =
+            raw_syscall(SYS_ppoll, ptr_arg(d.polls), n, wake == ~u64{0} ? 0 : ptr_arg(&ts), 0, 8);
         if (got <= 0) {
             processes = d.unwatched;
             continue;
@@ -281,11 +297,13 @@ void thread_main() {
     const long lock_fd =
         raw_syscall(SYS_openat, dir, ptr_arg("duty"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (lock_fd < 0) return;
-    struct flock lock{};
+    struct flock lock {};
     lock.l_type = F_WRLCK;
-    while (raw_syscall(SYS_fcntl, lock_fd, F_SETLKW, ptr_arg(&lock)) < 0) {}
+    while (raw_syscall(SYS_fcntl, lock_fd, F_SETLKW, ptr_arg(&lock)) < 0) {
+    }
     raw_syscall(SYS_mknodat, dir, ptr_arg(bell_name), S_IFIFO | 0600, 0);
-    const long bell = raw_syscall(SYS_openat, dir, ptr_arg(bell_name), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
+    const long bell =
+        raw_syscall(SYS_openat, dir, ptr_arg(bell_name), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
     on_duty(static_cast<int>(bell));
 }
 
@@ -317,7 +335,7 @@ void timer_thread_forked() {
 
 void timer_kick(u64 deadline_us) {
     full_fence();
-    if (deadline_us < arena_timer_duty().wake_us.load()) ring_bell();
+    if (tick_up(deadline_us) < arena_timer_duty().wake_us.load()) ring_bell();
 }
 
 void timer_kick_processes() { ring_bell(); }

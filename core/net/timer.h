@@ -10,8 +10,8 @@
 
 namespace sockshim {
 
-inline constexpr u32 TIMER_IDLE = 0;    // no socket of ours has needed it
-inline constexpr u32 TIMER_WANTED = 1;  // needed, not running (a forked child)
+inline constexpr u32 TIMER_IDLE = 0;   // no socket of ours has needed it
+inline constexpr u32 TIMER_WANTED = 1; // needed, not running (a forked child)
 inline constexpr u32 TIMER_RUNNING = 2;
 extern a32 timer_thread_state;
 

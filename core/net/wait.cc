@@ -5,6 +5,7 @@
 #include "core/base/raw_syscall.h"
 #include "core/net/spin_wait.h"
 #include "core/sync/futex.h"
+#include "core/sync/processors.h"
 
 namespace sockshim {
 
@@ -38,25 +39,6 @@ constexpr u32 spin_steps = 400;
 constexpr u64 spin_ticks = ~u64{0};
 constexpr u32 spin_steps = 300;
 #endif
-
-// May another processor run what this thread waits for? Asked anew now and then: taskset and cgroups
-// change it under our feet.
-bool has_other_processors() {
-    struct cached {
-        u32 uses;
-        bool many;
-    };
-    static constinit thread_local cached state{};
-    if ((state.uses++ & 1023) != 0) return state.many;
-    unsigned long mask[128] = {}; // 8192 processors
-    const long bytes = raw_syscall(SYS_sched_getaffinity, 0, sizeof mask, ptr_arg(mask));
-    int count = 0;
-    for (long i = 0; i < bytes / static_cast<long>(sizeof mask[0]); ++i) {
-        count += __builtin_popcountl(mask[i]);
-    }
-    state.many = bytes < 0 || count > 1;
-    return state.many;
-}
 
 } // namespace
 
@@ -100,7 +82,17 @@ bool spin_wait::pause() {
         spinning_ = false;
         return true;
     }
-    if (!begun_us_) begun_us_ = last_us_ = monotonic_us();
+    if (!begun_us_) {
+        // With one processor the first yield is mostly the whole wait, and two looks at the clock would be
+        // a good part of it. Every eighth is timed: enough to learn of a process that computes.
+        static constinit thread_local u32 untimed = 0;
+        if (steps_ == 0 && (++untimed & 7) != 0) {
+            steps_ = 1;
+            raw_syscall(SYS_sched_yield);
+            return true;
+        }
+        begun_us_ = last_us_ = monotonic_us();
+    }
     raw_syscall(SYS_sched_yield);
     const u64 now = monotonic_us();
     const u64 away = now - last_us_;

@@ -6,6 +6,7 @@
 #include "core/arena/owner.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/futex.h"
+#include "core/sync/processors.h"
 
 namespace sockshim {
 
@@ -16,7 +17,9 @@ constinit proc_id self_proc = 0;
 // Spins and yields first: sections are short, and their owner may be waiting for this very core. Then
 // sleeps with growing timeouts, each of which ends in the question whether the owner still lives.
 bool robust_lock::lock_slow() {
-    constexpr int spins = 100, yields = 20;
+    // With one processor the owner cannot get on while we spin: it was preempted, mostly by our waking.
+    const int spins = has_other_processors() ? 100 : 0;
+    constexpr int yields = 20;
     u32 mine = self_proc; // plus `waiters` once this thread has slept: others may sleep still
     i64 nap_us = 2000;
     for (int tries = 0;; ++tries) {

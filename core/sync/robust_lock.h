@@ -51,14 +51,14 @@ struct robust_lock {
 SOCKSHIM_ARENA_TYPE(robust_lock);
 
 class lock_guard {
-  public:
+public:
     explicit lock_guard(robust_lock& l) : lock_(l) { clean_ = lock_.lock(); }
     ~lock_guard() { lock_.unlock(); }
     lock_guard(const lock_guard&) = delete;
     lock_guard& operator=(const lock_guard&) = delete;
     bool owner_died() const { return !clean_; }
 
-  private:
+private:
     robust_lock& lock_;
     bool clean_;
 };

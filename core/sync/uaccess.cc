@@ -33,9 +33,7 @@ namespace sockshim {
     return result;
 }
 
-void uaccess_fault_resume() {
-    __builtin_longjmp(static_cast<void**>(this_thread.fault_jump), 1);
-}
+void uaccess_fault_resume() { __builtin_longjmp(static_cast<void**>(this_thread.fault_jump), 1); }
 
 int copy_from_user(void* to, const void* user, std::size_t n) {
     if (n == 0) return 0;

@@ -25,19 +25,18 @@ struct stream_ring {
     alignas(cache_line) a64 head;
     u64 tail_seen;
     // seldom written, by the holder of both sides' locks
-    alignas(cache_line) a64 buf; // extent and log2 of the bytes of it in use, one word so that a kill
-                                 // leaves the old buffer or the new one; 0: no buffer yet
-    u32 size;                    // copy of that size for those who only look; 0: none
-    u32 limit;                   // size may not grow beyond this
-    u64 sends_counted_tx;        // of `sends`, how many each end has in its tcp_info counters
+    alignas(
+        cache_line) a64 buf; // extent and log2 of the bytes of it in use, one word so that a kill
+                             // leaves the old buffer or the new one; 0: no buffer yet
+    u32 size;                // copy of that size for those who only look; 0: none
+    u32 limit;               // size may not grow beyond this
+    u64 sends_counted_tx;    // of `sends`, how many each end has in its tcp_info counters
     u64 sends_counted_rx;
 };
 SOCKSHIM_ARENA_TYPE(stream_ring);
 static_assert(sizeof(stream_ring) <= 256);
 
-template <> struct region_of<stream_ring> {
-    static constexpr region_id value = REGION_RING;
-};
+template <> struct region_of<stream_ring> { static constexpr region_id value = REGION_RING; };
 
 // An empty ring whose first byte will have the offset `at`; null when the arena is full.
 handle<stream_ring> ring_create(u64 at, u32 limit);

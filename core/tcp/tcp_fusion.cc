@@ -52,7 +52,7 @@ bool flip() {
 struct both_locks {
     robust_lock* first;
     robust_lock* second;
-    both_locks(sock& a, sock& b, robust_lock sock::* which) {
+    both_locks(sock& a, sock& b, robust_lock sock::*which) {
         // Cells of one region: the lower address is the lower index. (gcc 12 makes a copy of the lock
         // of `&((c ? a : b).*which)`, hence the two references.)
         sock& lower = &a < &b ? a : b;

@@ -348,7 +348,8 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
     u64 copied = 0;
     i64 result = 0;
 
-    const signal_sample signals; // a call that has moved some bytes returns with them when a handler ran
+    const signal_sample
+        signals; // a call that has moved some bytes returns with them when a handler ran
     while (copied < len || !len) {
         // The urgent mark: stop before it if anything was read, so that SIOCATMARK can be asked.
         if (tp.urg_data && tp.urg_seq == seq && copied) break;

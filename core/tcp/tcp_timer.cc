@@ -5,8 +5,8 @@
 #include <cerrno>
 
 #include "core/tcp/tcp.h"
-#include "core/tcp/tcp_fusion.h"
 #include "core/tcp/tcp_cong.h"
+#include "core/tcp/tcp_fusion.h"
 
 namespace sockshim {
 
@@ -133,8 +133,8 @@ void tcp_retransmit_timer(tcp_env& env, sock& sk) {
         if (icsk.icsk_backoff < 255) icsk.icsk_backoff++;
     }
     // TCP_THIN_LINEAR_TIMEOUTS: a stream with little in flight does not back off at first.
-    const bool thin = tp.thin_lto && sk_state(sk) == TCP_ESTABLISHED && icsk.icsk_retransmits <= 6 &&
-                      tp.snd_nxt - tp.snd_una < 4 * tp.mss_cache;
+    const bool thin = tp.thin_lto && sk_state(sk) == TCP_ESTABLISHED &&
+                      icsk.icsk_retransmits <= 6 && tp.snd_nxt - tp.snd_una < 4 * tp.mss_cache;
     if (thin) {
         icsk.icsk_backoff = 0;
         tcp_set_rto(sk);

@@ -13,11 +13,12 @@
 #include <unistd.h>
 
 static int finish(int status, unsigned long steps) {
-    printf("ended %d after %lu steps\n", WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), steps);
+    printf("ended %d after %lu steps\n",
+           WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), steps);
     return 0;
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
     if (argc < 3) return 3;
     const unsigned long steps = strtoul(argv[1], NULL, 10);
     // On one processor the two hand over to each other several times faster.
@@ -34,7 +35,7 @@ int main(int argc, char **argv) {
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (ptrace(PTRACE_TRACEME, 0, NULL, NULL)) _exit(77);
-        const char *preload = getenv("VICTIM_PRELOAD");
+        const char* preload = getenv("VICTIM_PRELOAD");
         if (preload) setenv("LD_PRELOAD", preload, 1);
         setenv("STEPKILL", "1", 1);
         setenv("LD_BIND_NOW", "1", 1); // the dynamic linker's instructions are of no interest
@@ -45,7 +46,8 @@ int main(int argc, char **argv) {
     // The stop at execve, then the program's own SIGTRAP.
     for (int traps = 0; traps < 2;) {
         if (waitpid(pid, &status, 0) != pid) return 3;
-        if (!WIFSTOPPED(status)) return WIFEXITED(status) && WEXITSTATUS(status) == 77 ? 77 : finish(status, 0);
+        if (!WIFSTOPPED(status))
+            return WIFEXITED(status) && WEXITSTATUS(status) == 77 ? 77 : finish(status, 0);
         const int sig = WSTOPSIG(status);
         if (sig == SIGTRAP && ++traps == 2) break;
         if (ptrace(PTRACE_CONT, pid, NULL, sig == SIGTRAP ? 0L : (long)sig)) return 3;

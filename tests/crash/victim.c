@@ -15,25 +15,26 @@
 
 static struct sockaddr_in address;
 
-static void fail(const char *what) {
+static void fail(const char* what) {
     dprintf(2, "victim: %s: %s\n", what, strerror(errno));
     _exit(2);
 }
-static void wrong(const char *what) {
+static void wrong(const char* what) {
     dprintf(2, "victim: WRONG: %s\n", what);
     _exit(1);
 }
-static void say(const char *line) {
+static void say(const char* line) {
     if (write(1, line, strlen(line)) < 0) _exit(2);
 }
 // Prepared at the start, so that few instructions of a stepped run are not the library's.
 static unsigned char pattern[251 * 280], received[1 << 16];
-static const unsigned char *at(unsigned long i) { return pattern + i % 251; }
+static const unsigned char* at(unsigned long i) { return pattern + i % 251; }
 enum { longest_piece = sizeof pattern - 251 };
 
 static void send_from(int fd, unsigned long from, unsigned long n) {
     while (n) {
-        const ssize_t sent = send(fd, at(from), n < longest_piece ? n : longest_piece, MSG_NOSIGNAL);
+        const ssize_t sent =
+            send(fd, at(from), n < longest_piece ? n : longest_piece, MSG_NOSIGNAL);
         if (sent < 0) fail("send");
         from += (unsigned long)sent;
         n -= (unsigned long)sent;
@@ -56,13 +57,13 @@ static int new_socket(int type) {
 }
 static int connected(void) {
     const int fd = new_socket(SOCK_STREAM);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address)) fail("connect");
+    if (connect(fd, (struct sockaddr*)&address, sizeof address)) fail("connect");
     return fd;
 }
 static int listening(int backlog) {
     const int fd = new_socket(SOCK_STREAM), one = 1;
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one)) fail("setsockopt");
-    if (bind(fd, (struct sockaddr *)&address, sizeof address)) fail("bind");
+    if (bind(fd, (struct sockaddr*)&address, sizeof address)) fail("bind");
     if (listen(fd, backlog)) fail("listen");
     return fd;
 }
@@ -101,12 +102,13 @@ static void udp(void) {
     const int fd = new_socket(SOCK_DGRAM);
     struct sockaddr_in me = address;
     me.sin_port = 0;
-    if (bind(fd, (struct sockaddr *)&me, sizeof me)) fail("bind");
+    if (bind(fd, (struct sockaddr*)&me, sizeof me)) fail("bind");
     for (int i = 0; i < 5; ++i) {
         unsigned char out[3000], in[4000];
         memset(out, 'a' + i, sizeof out);
         const size_t n = i == 4 ? sizeof out : 10;
-        if (sendto(fd, out, n, 0, (struct sockaddr *)&address, sizeof address) != (ssize_t)n) fail("sendto");
+        if (sendto(fd, out, n, 0, (struct sockaddr*)&address, sizeof address) != (ssize_t)n)
+            fail("sendto");
         struct pollfd p = {fd, POLLIN, 0};
         if (poll(&p, 1, 5000) != 1) wrong("no datagram came back");
         const ssize_t got = recv(fd, in, sizeof in, 0);
@@ -114,7 +116,7 @@ static void udp(void) {
     }
     close(fd);
     const int c = new_socket(SOCK_DGRAM);
-    if (connect(c, (struct sockaddr *)&address, sizeof address)) fail("connect");
+    if (connect(c, (struct sockaddr*)&address, sizeof address)) fail("connect");
     if (send(c, "last", 4, 0) != 4) fail("send");
     close(c);
 }
@@ -164,7 +166,9 @@ static void epolls(void) {
     int fds[3];
     for (int i = 0; i < 3; ++i) {
         fds[i] = connected();
-        struct epoll_event e = {.events = EPOLLIN | (i == 1 ? EPOLLET : i == 2 ? EPOLLONESHOT : 0),
+        struct epoll_event e = {.events = EPOLLIN | (i == 1   ? EPOLLET
+                                                     : i == 2 ? EPOLLONESHOT
+                                                              : 0),
                                 .data.u32 = (unsigned)i};
         if (epoll_ctl(set, EPOLL_CTL_ADD, fds[i], &e)) fail("epoll_ctl");
     }
@@ -189,7 +193,8 @@ static void epolls(void) {
 static void polls(void) {
     const int fd = new_socket(SOCK_STREAM | SOCK_NONBLOCK);
     struct pollfd p = {fd, POLLOUT, 0};
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS) fail("connect");
+    if (connect(fd, (struct sockaddr*)&address, sizeof address) && errno != EINPROGRESS)
+        fail("connect");
     if (poll(&p, 1, 10000) != 1) fail("poll");
     send_from(fd, 0, 1000);
     p.events = POLLIN;
@@ -244,7 +249,7 @@ static void stream(void) {
 static void first(void) {
     const int l = listening(8);
     socklen_t length = sizeof address;
-    if (getsockname(l, (struct sockaddr *)&address, &length)) fail("getsockname");
+    if (getsockname(l, (struct sockaddr*)&address, &length)) fail("getsockname");
     const int a = connected(), b = accept(l, NULL, NULL);
     if (b < 0) fail("accept");
     send_from(a, 0, 5000);
@@ -257,7 +262,7 @@ static void first(void) {
     say("fine\n");
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char** argv) {
     if (argc < 3) return 3;
     for (unsigned long i = 0; i < sizeof pattern; ++i) pattern[i] = (unsigned char)(i * 7 % 251);
     signal(SIGPIPE, SIG_IGN);
@@ -265,23 +270,36 @@ int main(int argc, char **argv) {
     address.sin_family = AF_INET;
     address.sin_port = htons((unsigned short)atoi(argv[2]));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    const char *scenario = argv[1];
+    const char* scenario = argv[1];
     if (getenv("STEPKILL")) {
         close(new_socket(SOCK_DGRAM)); // joins the network: its instructions are not counted
         raise(SIGTRAP);
     }
-    if (!strcmp(scenario, "tcp")) tcp(0);
-    else if (!strcmp(scenario, "reset")) tcp(1);
-    else if (!strcmp(scenario, "flood")) flood();
-    else if (!strcmp(scenario, "udp")) udp();
-    else if (!strcmp(scenario, "fork")) forked();
-    else if (!strcmp(scenario, "dup")) dups();
-    else if (!strcmp(scenario, "epoll")) epolls();
-    else if (!strcmp(scenario, "poll")) polls();
-    else if (!strcmp(scenario, "serve")) serve();
-    else if (!strcmp(scenario, "unaccepted")) unaccepted();
-    else if (!strcmp(scenario, "stream")) stream();
-    else if (!strcmp(scenario, "first")) first();
-    else return 3;
+    if (!strcmp(scenario, "tcp"))
+        tcp(0);
+    else if (!strcmp(scenario, "reset"))
+        tcp(1);
+    else if (!strcmp(scenario, "flood"))
+        flood();
+    else if (!strcmp(scenario, "udp"))
+        udp();
+    else if (!strcmp(scenario, "fork"))
+        forked();
+    else if (!strcmp(scenario, "dup"))
+        dups();
+    else if (!strcmp(scenario, "epoll"))
+        epolls();
+    else if (!strcmp(scenario, "poll"))
+        polls();
+    else if (!strcmp(scenario, "serve"))
+        serve();
+    else if (!strcmp(scenario, "unaccepted"))
+        unaccepted();
+    else if (!strcmp(scenario, "stream"))
+        stream();
+    else if (!strcmp(scenario, "first"))
+        first();
+    else
+        return 3;
     return 0;
 }

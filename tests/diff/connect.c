@@ -1,8 +1,7 @@
 // connect(): refused, twice, non-blocking, dissolving, to oneself, to odd addresses.
 #include "diff.h"
 
-static void try_addr(int type, const char *a, int port)
-{
+static void try_addr(int type, const char* a, int port) {
     int s = sock(type);
     struct sockaddr_in x = ip4(a, port);
     errno = NOERR;
@@ -13,8 +12,7 @@ static void try_addr(int type, const char *a, int port)
     close(s);
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     struct sockaddr_in la, a, closed;
     int l, c, s, u, v;
@@ -22,8 +20,9 @@ int main(void)
     int reserve = bound(SOCK_STREAM, &closed); // bound, not listening: nobody answers there
     l = listener(8, &la);
     c = tcp();
-    T(connect(-1, SA(&la), sizeof la)), T(connect(9999, SA(&la), sizeof la)), T(connect(1, SA(&la), sizeof la));
-    static const int lens[] = { 0, 1, 2, 8, 15, 129, -1 };
+    T(connect(-1, SA(&la), sizeof la)), T(connect(9999, SA(&la), sizeof la)),
+        T(connect(1, SA(&la), sizeof la));
+    static const int lens[] = {0, 1, 2, 8, 15, 129, -1};
     u = sock(SOCK_DGRAM);
     for (unsigned i = 0; i < sizeof lens / sizeof *lens; i++) {
         struct sockaddr_storage st;
@@ -41,15 +40,18 @@ int main(void)
     T(connect(c, SA(&a), sizeof a));
     a.sin_family = AF_UNIX;
     T(connect(c, SA(&a), sizeof a));
-    SOCKNAME(c); PEERNAME(c);
+    SOCKNAME(c);
+    PEERNAME(c);
     section("refused, then again, then accepted");
     T(connect(c, SA(&closed), sizeof closed));
     SOERR(c);
-    SOCKNAME(c); PEERNAME(c);
+    SOCKNAME(c);
+    PEERNAME(c);
     PALL(c);
     T(connect(c, SA(&closed), sizeof closed));
     T(connect(c, SA(&la), sizeof la));
-    SOCKNAME(c); PEERNAME(c);
+    SOCKNAME(c);
+    PEERNAME(c);
     V(peer_port_of(c) == ntohs(la.sin_port));
     T(connect(c, SA(&la), sizeof la)), T(connect(c, SA(&closed), sizeof closed));
     T(connect(c, SA(&la), 3));
@@ -91,7 +93,8 @@ int main(void)
     T(connect(c, SA(&closed), sizeof closed));
     AW(c, POLLOUT);
     PALL(c);
-    SOERR(c); SOERR(c);
+    SOERR(c);
+    SOERR(c);
     PALL(c);
     RX(c, 4, 0), T(send(c, "x", 1, 0));
     T(connect(c, SA(&closed), sizeof closed));
@@ -116,7 +119,8 @@ int main(void)
     PALL(c);
     T(connect(c, SA(&ba), sizeof ba));
     PALL(c);
-    SOCKNAME(c); PEERNAME(c);
+    SOCKNAME(c);
+    PEERNAME(c);
     T(connect(c, SA(&ba), sizeof ba)), T(connect(c, SA(&la), sizeof la));
     RX(c, 4, 0), T(send(c, "x", 1, 0));
     T(listen(c, 1));
@@ -137,7 +141,7 @@ int main(void)
     section("connect that times out by SO_SNDTIMEO");
     full = listener(0, &ba), f1 = dial(&ba);
     c = tcp();
-    struct timeval tv = { 0, 120000 };
+    struct timeval tv = {0, 120000};
     setsockopt(c, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof tv);
     long t0 = now_ms();
     T(connect(c, SA(&ba), sizeof ba));
@@ -152,8 +156,11 @@ int main(void)
     a.sin_family = AF_UNSPEC;
     T(connect(c, SA(&a), sizeof a));
     AW(s, POLLIN);
-    PALL(c); PALL(s);
-    SOCKNAME(c); PEERNAME(c); PEERNAME(s);
+    PALL(c);
+    PALL(s);
+    SOCKNAME(c);
+    PEERNAME(c);
+    PEERNAME(s);
     RX(s, 4, 0), RX(s, 4, 0);
     T(send(c, "x", 1, MSG_NOSIGNAL));
     T(connect(c, SA(&a), sizeof a));
@@ -186,25 +193,29 @@ int main(void)
     section("udp connect and dissolve");
     u = udp(0), v = udp(&ba);
     T(connect(u, SA(&ba), sizeof ba));
-    SOCKNAME(u); PEERNAME(u);
+    SOCKNAME(u);
+    PEERNAME(u);
     T(connect(u, SA(&la), sizeof la));
     PEERNAME(u);
     T(connect(u, SA(&a), sizeof a));
-    SOCKNAME(u); PEERNAME(u);
+    SOCKNAME(u);
+    PEERNAME(u);
     T(send(u, "x", 1, 0));
     close(u);
     u = sock(SOCK_DGRAM);
     T(connect(u, SA(&ba), sizeof ba));
     SOCKNAME(u);
     T(connect(u, SA(&a), sizeof a));
-    SOCKNAME(u); PEERNAME(u);
+    SOCKNAME(u);
+    PEERNAME(u);
     T(connect(u, SA(&a), 2)), T(connect(u, SA(&a), 1)), T(connect(u, SA(&ba), 4));
     close(u), close(v);
 
     section("to oneself");
     c = bound(SOCK_STREAM, &a);
     T(connect(c, SA(&a), sizeof a));
-    SOCKNAME(c); PEERNAME(c);
+    SOCKNAME(c);
+    PEERNAME(c);
     V(port_of(c) == peer_port_of(c));
     T(send(c, "echo", 4, 0));
     RX(c, 16, 0);
@@ -226,7 +237,7 @@ int main(void)
     section("a listener on all addresses");
     s = tcp();
     T(listen(s, 8));
-    static const char *to[] = { "127.0.0.1", "127.0.0.9", "127.200.1.2", "0.0.0.0" };
+    static const char* to[] = {"127.0.0.1", "127.0.0.9", "127.200.1.2", "0.0.0.0"};
     for (int i = 0; i < 4; i++) {
         c = tcp();
         a = ip4("127.0.0.44", 0);
@@ -234,7 +245,10 @@ int main(void)
         a = ip4(to[i], port_of(s));
         T(connect(c, SA(&a), sizeof a));
         int x = accept(s, 0, 0);
-        SOCKNAME(c); PEERNAME(c); SOCKNAME(x); PEERNAME(x);
+        SOCKNAME(c);
+        PEERNAME(c);
+        SOCKNAME(x);
+        PEERNAME(x);
         close(c), close(x);
     }
     close(s);

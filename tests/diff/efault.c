@@ -1,8 +1,7 @@
 // Bad pointers to the plain socket calls: EFAULT (or whatever Linux says), never a crash, and what is lost by it.
 #include "bad.h"
 
-int main(void)
-{
+int main(void) {
     diff_init();
     bad_list();
     struct sockaddr_in la, ua, a;
@@ -48,14 +47,15 @@ int main(void)
     T(getsockname(c, SA(edge(8)), &len));
     V(len);
     T(getsockname(c, SA(ro_page), &len));
-    T(getsockname(l, SA(&a), (socklen_t *)ro_page));
+    T(getsockname(l, SA(&a), (socklen_t*)ro_page));
     T(getpeername(l, SA(bad_page), &len));
-    T(getpeername(l, SA(bad_page), (void *)bad_page));
+    T(getpeername(l, SA(bad_page), (void*)bad_page));
 
     section("accept: is the connection lost?");
     nonblock(l, 1);
     EACH_BAD(accept(l, BAD, BAD));
-    static const char *how[] = { "addr bad", "len bad", "len NULL", "len read-only", "addr read-only", "addr short page" };
+    static const char* how[] = {"addr bad",      "len bad",        "len NULL",
+                                "len read-only", "addr read-only", "addr short page"};
     for (int i = 0; i < 6; i++) {
         struct sockaddr_storage st;
         int d = dial(&la);
@@ -64,18 +64,17 @@ int main(void)
         memcpy(edge(4), &len, 4);
         errno = NOERR;
         int r = i == 0   ? accept(l, SA(bad_page), &len)
-                : i == 1 ? accept(l, SA(&st), (void *)bad_page)
+                : i == 1 ? accept(l, SA(&st), (void*)bad_page)
                 : i == 2 ? accept(l, SA(&st), NULL)
-                : i == 3 ? accept(l, SA(&st), (void *)ro_page)
+                : i == 3 ? accept(l, SA(&st), (void*)ro_page)
                 : i == 4 ? accept(l, SA(ro_page), &len)
                          : accept(l, SA(edge(4)), &len);
         say("accept(%s) -> %s %s", how[i], r < 0 ? "-1" : "fd", en(errno));
         settle();
-        say("  waiting: %s, client: %s", pbits(poll1(l, POLLIN, 0)), pbits(poll1(d, POLLIN | POLLRDHUP, 0)));
-        if (r < 0 && (r = accept(l, 0, 0)) < 0)
-            say("  second accept: %s", en(errno));
-        if (r >= 0)
-            close(r);
+        say("  waiting: %s, client: %s", pbits(poll1(l, POLLIN, 0)),
+            pbits(poll1(d, POLLIN | POLLRDHUP, 0)));
+        if (r < 0 && (r = accept(l, 0, 0)) < 0) say("  second accept: %s", en(errno));
+        if (r >= 0) close(r);
         close(d);
     }
 
@@ -111,8 +110,7 @@ int main(void)
         char b[8];
         int r = recv(u, b, 8, 0);
         say("drain: %d %s", r, r < 0 ? en(errno) : "");
-        if (r < 0)
-            break;
+        if (r < 0) break;
     }
 
     section("recv, read");
@@ -142,12 +140,12 @@ int main(void)
     RX(s, 64, 0);
 
     section("udp: is the datagram lost?");
-#define DGRAM(call)                                   \
-    sendto(v, "datagram", 8, 0, SA(&ua), sizeof ua);  \
-    AW(u, POLLIN);                                    \
-    len = 16;                                         \
-    T(call);                                          \
-    RX(u, 16, 0);                                     \
+#define DGRAM(call)                                                                                \
+    sendto(v, "datagram", 8, 0, SA(&ua), sizeof ua);                                               \
+    AW(u, POLLIN);                                                                                 \
+    len = 16;                                                                                      \
+    T(call);                                                                                       \
+    RX(u, 16, 0);                                                                                  \
     RX(u, 16, 0)
     DGRAM(recv(u, bad_page, 8, 0));
     DGRAM(recv(u, NULL, 8, 0));
@@ -156,20 +154,30 @@ int main(void)
     DGRAM(recv(u, edge(8), 80, 0));
     DGRAM(recv(u, bad_page, 8, MSG_PEEK));
     DGRAM(recvfrom(u, b, 8, 0, SA(bad_page), &len));
-    DGRAM(recvfrom(u, b, 8, 0, SA(&a), (void *)bad_page));
+    DGRAM(recvfrom(u, b, 8, 0, SA(&a), (void*)bad_page));
     DGRAM(recvfrom(u, b, 8, 0, SA(&a), NULL));
-    DGRAM(recvfrom(u, b, 8, 0, NULL, (void *)bad_page));
+    DGRAM(recvfrom(u, b, 8, 0, NULL, (void*)bad_page));
     DGRAM(recvfrom(u, b, 8, MSG_PEEK, SA(bad_page), &len));
     DGRAM(recvfrom(u, b, 8, 0, SA(edge(6)), &len));
-    DGRAM(recvfrom(u, b, 8, 0, SA(&a), (void *)ro_page));
+    DGRAM(recvfrom(u, b, 8, 0, SA(&a), (void*)ro_page));
 
     section("options");
     int val = 1;
-    static const int lv[][2] = { { SOL_SOCKET, SO_REUSEADDR }, { SOL_SOCKET, SO_LINGER },        { SOL_SOCKET, SO_RCVTIMEO },
-                                 { SOL_SOCKET, 9999 },         { IPPROTO_TCP, TCP_NODELAY },     { IPPROTO_TCP, TCP_CONGESTION },
-                                 { IPPROTO_TCP, TCP_INFO },    { IPPROTO_TCP, 9999 },            { IPPROTO_IP, IP_TTL },
-                                 { IPPROTO_IP, IP_TOS },       { IPPROTO_IP, IP_ADD_MEMBERSHIP }, { IPPROTO_IP, 9999 },
-                                 { IPPROTO_UDP, 1 },           { 77, 1 },                        { SOL_SOCKET, SO_ERROR } };
+    static const int lv[][2] = {{SOL_SOCKET, SO_REUSEADDR},
+                                {SOL_SOCKET, SO_LINGER},
+                                {SOL_SOCKET, SO_RCVTIMEO},
+                                {SOL_SOCKET, 9999},
+                                {IPPROTO_TCP, TCP_NODELAY},
+                                {IPPROTO_TCP, TCP_CONGESTION},
+                                {IPPROTO_TCP, TCP_INFO},
+                                {IPPROTO_TCP, 9999},
+                                {IPPROTO_IP, IP_TTL},
+                                {IPPROTO_IP, IP_TOS},
+                                {IPPROTO_IP, IP_ADD_MEMBERSHIP},
+                                {IPPROTO_IP, 9999},
+                                {IPPROTO_UDP, 1},
+                                {77, 1},
+                                {SOL_SOCKET, SO_ERROR}};
     for (unsigned i = 0; i < sizeof lv / sizeof *lv; i++) {
         int L = lv[i][0], O = lv[i][1];
         say("level %d option %d", L, O);

@@ -4,21 +4,18 @@
 static volatile sig_atomic_t hits;
 static int c, s, u, v, l, ep, tid;
 static struct sockaddr_in la;
-static void on_usr1(int sig)
-{
+static void on_usr1(int sig) {
     (void)sig;
     hits++;
 }
-static void on_send(int sig)
-{
+static void on_send(int sig) {
     (void)sig;
     int e = errno;
     hits++;
     send(c, "from handler", 12, 0);
     errno = e;
 }
-static void install(int flags, void (*f)(int))
-{
+static void install(int flags, void (*f)(int)) {
     struct sigaction a;
     memset(&a, 0, sizeof a);
     a.sa_handler = f, a.sa_flags = flags;
@@ -27,15 +24,12 @@ static void install(int flags, void (*f)(int))
 // Signals the main thread when it sleeps; then, if it goes on sleeping, does what it is waiting for.
 static int what;
 static volatile sig_atomic_t done;
-static void *kicker(void *a)
-{
+static void* kicker(void* a) {
     wait_asleep(tid);
-    pthread_kill(*(pthread_t *)a, SIGUSR1);
-    for (int i = 0; i < 12 && !done; i++)
-        nap(5);
+    pthread_kill(*(pthread_t*)a, SIGUSR1);
+    for (int i = 0; i < 12 && !done; i++) nap(5);
     wait_asleep(tid);
-    if (done)
-        return 0;
+    if (done) return 0;
     if (what == 1)
         send(c, "data", 4, 0);
     else if (what == 2)
@@ -49,27 +43,25 @@ static void *kicker(void *a)
 }
 static pthread_t self;
 // A sender that got a part away before the signal reports the part: both are right.
-static long cut_short(long r, long size)
-{
+static long cut_short(long r, long size) {
     return r > 0 && r < size ? 0 : r < 0 && errno == EINTR ? (errno = NOERR, 0) : r;
 }
-#define KICK(w, call)                                \
-    do {                                             \
-        what = w, hits = 0, done = 0;                \
-        self = pthread_self();                       \
-        pthread_t t_ = spawn_thread(kicker, &self);  \
-        T(call);                                     \
-        done = 1;                                    \
-        pthread_join(t_, 0);                         \
-        V(hits);                                     \
+#define KICK(w, call)                                                                              \
+    do {                                                                                           \
+        what = w, hits = 0, done = 0;                                                              \
+        self = pthread_self();                                                                     \
+        pthread_t t_ = spawn_thread(kicker, &self);                                                \
+        T(call);                                                                                   \
+        done = 1;                                                                                  \
+        pthread_join(t_, 0);                                                                       \
+        V(hits);                                                                                   \
     } while (0)
 
-int main(void)
-{
+int main(void) {
     diff_init();
     tid = self_tid();
     char b[64];
-    struct timeval tv = { 5, 0 }, no = { 0, 0 };
+    struct timeval tv = {5, 0}, no = {0, 0};
     for (int restart = 0; restart < 2; restart++) {
         install(restart ? SA_RESTART : 0, on_usr1);
         say("---- SA_RESTART %d", restart);
@@ -80,9 +72,9 @@ int main(void)
         KICK(1, recv(s, b, 4, MSG_WAITALL));
         KICK(1, recv(s, b, 4, MSG_PEEK));
         recv(s, b, 64, MSG_DONTWAIT);
-        struct iovec iov = { b, 4 };
-        struct msghdr m = { 0, 0, &iov, 1, 0, 0, 0 };
-        struct mmsghdr mm = { m, 0 };
+        struct iovec iov = {b, 4};
+        struct msghdr m = {0, 0, &iov, 1, 0, 0, 0};
+        struct mmsghdr mm = {m, 0};
         KICK(1, recvmsg(s, &m, 0));
         KICK(1, readv(s, &iov, 1));
         KICK(2, recv(u, b, 4, 0));
@@ -107,11 +99,11 @@ int main(void)
         setsockopt(l, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
         KICK(3, (r = accept(l, 0, 0)) < 0 ? -1 : 0);
         section("poll, select, epoll: never started again");
-        struct pollfd p[2] = { { s, POLLIN, 0 }, { u, POLLIN, 0 } };
+        struct pollfd p[2] = {{s, POLLIN, 0}, {u, POLLIN, 0}};
         KICK(0, poll(p, 2, -1));
         KICK(0, poll(p, 2, 4000));
         KICK(0, poll(p, 1, 4000));
-        struct timespec ts = { 4, 0 };
+        struct timespec ts = {4, 0};
         KICK(0, ppoll(p, 2, &ts, 0));
         KICK(0, ppoll(p, 2, 0, 0));
         fd_set set;
@@ -123,7 +115,7 @@ int main(void)
         KICK(0, pselect(s + 1, &set, 0, 0, &ts, 0));
         V(FD_ISSET(s, &set) != 0);
         ep = epoll_create1(0);
-        struct epoll_event e = { EPOLLIN, { 0 } };
+        struct epoll_event e = {EPOLLIN, {0}};
         epoll_ctl(ep, EPOLL_CTL_ADD, s, &e);
         KICK(0, epoll_wait(ep, &e, 1, -1));
         KICK(0, epoll_wait(ep, &e, 1, 4000));
@@ -166,10 +158,10 @@ int main(void)
     sigemptyset(&none), sigemptyset(&block), sigaddset(&block, SIGUSR1);
     install(0, on_usr1);
     pthread_sigmask(SIG_BLOCK, &block, &old);
-    struct pollfd p = { s, POLLIN, 0 };
-    struct timespec ts = { 0, 30000000 }, zero = { 0, 0 };
+    struct pollfd p = {s, POLLIN, 0};
+    struct timespec ts = {0, 30000000}, zero = {0, 0};
     ep = epoll_create1(0);
-    struct epoll_event e = { EPOLLIN, { 0 } };
+    struct epoll_event e = {EPOLLIN, {0}};
     epoll_ctl(ep, EPOLL_CTL_ADD, s, &e);
     fd_set set;
     hits = 0;

@@ -2,14 +2,12 @@
 #include "diff.h"
 
 static int ep;
-static const char *ebits(unsigned e)
-{
+static const char* ebits(unsigned e) {
     static char b[128];
     snprintf(b, sizeof b, "%s%s", pbits(e & 0x3fff), e & ~0x3fffu ? "|high" : "");
     return b;
 }
-static void wait_(const char *what, int max, int ms)
-{
+static void wait_(const char* what, int max, int ms) {
     struct epoll_event e[16];
     char o[600] = "";
     errno = NOERR;
@@ -24,9 +22,8 @@ static void wait_(const char *what, int max, int ms)
         sprintf(o + strlen(o), " %llu:%s", (unsigned long long)e[i].data.u64, ebits(e[i].events));
     say("%s: epoll_wait -> %d %s%s", what, r, r < 0 ? en(er) : "", o);
 }
-static int ctl(int op, int fd, unsigned ev, uint64_t tag)
-{
-    struct epoll_event e = { ev, { .u64 = tag } };
+static int ctl(int op, int fd, unsigned ev, uint64_t tag) {
+    struct epoll_event e = {ev, {.u64 = tag}};
     return epoll_ctl(ep, op, fd, &e);
 }
 #define ADD(fd, ev, tag) T(ctl(EPOLL_CTL_ADD, fd, ev, tag))
@@ -34,10 +31,13 @@ static int ctl(int op, int fd, unsigned ev, uint64_t tag)
 #define DEL(fd) T(ctl(EPOLL_CTL_DEL, fd, 0, 0))
 #define W(what) wait_(what, 16, 0)
 static int tid, c, s;
-static void *send_later(void *a) { wait_asleep(tid); send(c, "w", 1, 0); return a; }
+static void* send_later(void* a) {
+    wait_asleep(tid);
+    send(c, "w", 1, 0);
+    return a;
+}
 
-int main(void)
-{
+int main(void) {
     diff_init();
     tid = self_tid();
     section("create");
@@ -52,10 +52,13 @@ int main(void)
     tcp_pair(&c, &s);
     int u = udp(0), p[2], file = open("/proc/self/exe", O_RDONLY), dir = open("/tmp", O_RDONLY);
     pipe(p);
-    ADD(s, EPOLLIN, 1), ADD(s, EPOLLIN, 1), MOD(c, EPOLLIN, 2), DEL(c), ADD(-1, EPOLLIN, 0), ADD(9999, EPOLLIN, 0), ADD(file, EPOLLIN, 0), ADD(dir, EPOLLIN, 0), ADD(ep, EPOLLIN, 0);
+    ADD(s, EPOLLIN, 1), ADD(s, EPOLLIN, 1), MOD(c, EPOLLIN, 2), DEL(c), ADD(-1, EPOLLIN, 0),
+        ADD(9999, EPOLLIN, 0), ADD(file, EPOLLIN, 0), ADD(dir, EPOLLIN, 0), ADD(ep, EPOLLIN, 0);
     T(ctl(0, s, EPOLLIN, 0)), T(ctl(4, s, EPOLLIN, 0)), T(ctl(-1, c, EPOLLIN, 0));
-    T(epoll_ctl(s, EPOLL_CTL_ADD, c, &one)), T(epoll_ctl(p[0], EPOLL_CTL_ADD, s, &one)), T(epoll_ctl(-1, EPOLL_CTL_ADD, s, &one));
-    T(epoll_wait(s, &one, 1, 0)), T(epoll_wait(p[0], &one, 1, 0)), T(epoll_wait(-1, &one, 1, 0)), T(epoll_wait(ep, &one, 0, 0)), T(epoll_wait(ep, &one, -1, 0));
+    T(epoll_ctl(s, EPOLL_CTL_ADD, c, &one)), T(epoll_ctl(p[0], EPOLL_CTL_ADD, s, &one)),
+        T(epoll_ctl(-1, EPOLL_CTL_ADD, s, &one));
+    T(epoll_wait(s, &one, 1, 0)), T(epoll_wait(p[0], &one, 1, 0)), T(epoll_wait(-1, &one, 1, 0)),
+        T(epoll_wait(ep, &one, 0, 0)), T(epoll_wait(ep, &one, -1, 0));
     T(epoll_wait(ep, &one, INT_MAX, 0));
     section("level");
     W("quiet");
@@ -185,9 +188,10 @@ int main(void)
     close(s3);
     section("mixed with pipe, eventfd, udp; maxevents");
     int ev = eventfd(0, EFD_NONBLOCK);
-    ADD(p[0], EPOLLIN, 81), ADD(ev, EPOLLIN, 82), ADD(u, EPOLLIN, 83), ADD(s, EPOLLIN, 84), ADD(p[1], EPOLLOUT | EPOLLET, 85);
+    ADD(p[0], EPOLLIN, 81), ADD(ev, EPOLLIN, 82), ADD(u, EPOLLIN, 83), ADD(s, EPOLLIN, 84),
+        ADD(p[1], EPOLLOUT | EPOLLET, 85);
     W("pipe's writing end");
-    write(p[1], "x", 1), write(ev, &(uint64_t){ 1 }, 8), send(c, "x", 1, 0);
+    write(p[1], "x", 1), write(ev, &(uint64_t){1}, 8), send(c, "x", 1, 0);
     struct sockaddr_in ua = lo(port_of(u));
     int v = sock(SOCK_DGRAM);
     sendto(v, "x", 1, 0, SA(&ua), sizeof ua);
@@ -199,7 +203,7 @@ int main(void)
             seen |= 1ull << (one.data.u64 - 80);
     }
     V(seen);
-    read(p[0], &(char){ 0 }, 1), read(ev, &(uint64_t){ 0 }, 8), recv(s, &(char){ 0 }, 1, 0);
+    read(p[0], &(char){0}, 1), read(ev, &(uint64_t){0}, 8), recv(s, &(char){0}, 1, 0);
     W("udp is left");
     RX(u, 4, 0);
     W("quiet");
@@ -207,7 +211,7 @@ int main(void)
     long t0 = now_ms();
     wait_("60 ms", 16, 60);
     LASTED(t0, 60, 3000);
-    struct timespec ts = { 0, 60000000 };
+    struct timespec ts = {0, 60000000};
     t0 = now_ms();
     T(epoll_pwait2(ep, &one, 1, &ts, 0));
     LASTED(t0, 60, 3000);
@@ -252,7 +256,8 @@ int main(void)
     W("a connection waits");
     section("epoll descriptor itself");
     struct stat st;
-    T(read(ep, &one, 1)), T(write(ep, &one, 1)), T(listen(ep, 1)), T(lseek(ep, 0, SEEK_SET)), T(fstat(ep, &st));
+    T(read(ep, &one, 1)), T(write(ep, &one, 1)), T(listen(ep, 1)), T(lseek(ep, 0, SEEK_SET)),
+        T(fstat(ep, &st));
     int e2 = dup(ep);
     T(epoll_wait(e2, &one, 1, 0));
     T(close(ep));

@@ -1,13 +1,11 @@
 // epoll across fork: the set is shared, closing in one process does not remove, the child adds.
 #include "diff.h"
 
-static int add(int ep, int fd, unsigned ev, uint64_t tag)
-{
-    struct epoll_event e = { ev, { .u64 = tag } };
+static int add(int ep, int fd, unsigned ev, uint64_t tag) {
+    struct epoll_event e = {ev, {.u64 = tag}};
     return epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
 }
-int main(void)
-{
+int main(void) {
     diff_init();
     int c, s, c2, s2, ep = epoll_create1(0);
     struct epoll_event e;
@@ -92,8 +90,7 @@ int main(void)
             alarm(6);
             _exit(epoll_wait(ep, &e, 1, 600) == 1 ? 1 : 0);
         }
-    for (int i = 0; i < 3; i++)
-        wait_asleep(q[i]);
+    for (int i = 0; i < 3; i++) wait_asleep(q[i]);
     T(send(c, "z", 1, 0));
     int got = 0;
     for (int i = 0; i < 3; i++) {

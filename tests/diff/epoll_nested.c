@@ -1,16 +1,18 @@
 // epoll inside epoll, epoll inside poll and select, loops, depth.
 #include "diff.h"
 
-static int add(int ep, int fd, unsigned ev, int tag)
-{
-    struct epoll_event e = { ev, { .u64 = tag } };
+static int add(int ep, int fd, unsigned ev, int tag) {
+    struct epoll_event e = {ev, {.u64 = tag}};
     return epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
 }
 static int tid, c, s;
-static void *send_later(void *a) { wait_asleep(tid); send(c, "w", 1, 0); return a; }
+static void* send_later(void* a) {
+    wait_asleep(tid);
+    send(c, "w", 1, 0);
+    return a;
+}
 
-int main(void)
-{
+int main(void) {
     diff_init();
     tid = self_tid();
     struct epoll_event e;
@@ -55,10 +57,10 @@ int main(void)
     T(epoll_wait(edge, &e, 1, 2000)), T(epoll_wait(edge, &e, 1, 0));
     RX(s, 4, 0);
     section("loops and depth");
-    T(add(in, out, EPOLLIN, 4)), T(add(in, in, EPOLLIN, 5)), T(add(out, out, EPOLLIN, 6)), T(add(in, edge, EPOLLIN, 6));
+    T(add(in, out, EPOLLIN, 4)), T(add(in, in, EPOLLIN, 5)), T(add(out, out, EPOLLIN, 6)),
+        T(add(in, edge, EPOLLIN, 6));
     int chain[9];
-    for (int i = 0; i < 9; i++)
-        chain[i] = epoll_create1(0);
+    for (int i = 0; i < 9; i++) chain[i] = epoll_create1(0);
     for (int i = 0; i < 8; i++) {
         errno = 0;
         int r1 = add(chain[i + 1], chain[i], EPOLLIN, i);

@@ -3,35 +3,34 @@
 #include <linux/errqueue.h>
 #include <netinet/ip_icmp.h>
 
-static void show(int fd, size_t room, size_t name)
-{
+static void show(int fd, size_t room, size_t name) {
     char b[32], ctl[512];
     struct sockaddr_in a;
     memset(&a, 0, sizeof a);
-    struct iovec v = { b, 3 };
-    struct msghdr m = { &a, name, &v, 1, ctl, room, 0 };
+    struct iovec v = {b, 3};
+    struct msghdr m = {&a, name, &v, 1, ctl, room, 0};
     errno = NOERR;
     long r = recvmsg(fd, &m, MSG_ERRQUEUE);
-    say("recvmsg(ERRQUEUE, room %zu) -> %ld %s, flags %#x", room, r, en(errno), r < 0 ? 0 : m.msg_flags);
-    if (r < 0)
-        return;
+    say("recvmsg(ERRQUEUE, room %zu) -> %ld %s, flags %#x", room, r, en(errno),
+        r < 0 ? 0 : m.msg_flags);
+    if (r < 0) return;
     bytes("data", b, r < 3 ? r : 3);
     say("  name %s", name ? addr_str(&a, m.msg_namelen) : "-");
-    for (struct cmsghdr *h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
+    for (struct cmsghdr* h = CMSG_FIRSTHDR(&m); h; h = CMSG_NXTHDR(&m, h)) {
         if (h->cmsg_len < CMSG_LEN(sizeof(struct sock_extended_err)))
             say("  cmsg level %d type %d cut to %zu", h->cmsg_level, h->cmsg_type, h->cmsg_len);
         else if (h->cmsg_level == IPPROTO_IP && h->cmsg_type == IP_RECVERR) {
-            struct sock_extended_err *e = (void *)CMSG_DATA(h);
-            struct sockaddr_in *o = (void *)SO_EE_OFFENDER(e);
-            say("  RECVERR %s origin %d type %d code %d info %u data %u, offender %s", en(e->ee_errno), e->ee_origin, e->ee_type, e->ee_code,
-                e->ee_info, e->ee_data, o->sin_family == AF_INET ? inet_ntoa(o->sin_addr) : "none");
+            struct sock_extended_err* e = (void*)CMSG_DATA(h);
+            struct sockaddr_in* o = (void*)SO_EE_OFFENDER(e);
+            say("  RECVERR %s origin %d type %d code %d info %u data %u, offender %s",
+                en(e->ee_errno), e->ee_origin, e->ee_type, e->ee_code, e->ee_info, e->ee_data,
+                o->sin_family == AF_INET ? inet_ntoa(o->sin_addr) : "none");
         } else
             say("  cmsg level %d type %d", h->cmsg_level, h->cmsg_type);
     }
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     struct sockaddr_in nobody, aa;
     int x = udp(&nobody), u = udp(0), a = udp(&aa);

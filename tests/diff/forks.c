@@ -1,8 +1,7 @@
 // fork: both processes hold the socket, the last close counts, an inherited listener, orphans, O_NONBLOCK shared.
 #include "diff.h"
 
-int main(void)
-{
+int main(void) {
     diff_init();
     int c, s, l, u;
     struct sockaddr_in la, ua;
@@ -70,11 +69,13 @@ int main(void)
     section("options and O_NONBLOCK are shared, FD_CLOEXEC is not");
     p = forked("child: ");
     if (p == 0) {
-        T(fcntl(s, F_SETFL, O_NONBLOCK)), T(setint(s, SOL_SOCKET, SO_KEEPALIVE, 1)), T(setint(s, IPPROTO_TCP, TCP_NODELAY, 0)), T(fcntl(s, F_SETFD, FD_CLOEXEC));
+        T(fcntl(s, F_SETFL, O_NONBLOCK)), T(setint(s, SOL_SOCKET, SO_KEEPALIVE, 1)),
+            T(setint(s, IPPROTO_TCP, TCP_NODELAY, 0)), T(fcntl(s, F_SETFD, FD_CLOEXEC));
         _exit(0);
     }
     reap(p);
-    V(fcntl(s, F_GETFL) & O_NONBLOCK), V(getint(s, SOL_SOCKET, SO_KEEPALIVE)), V(getint(s, IPPROTO_TCP, TCP_NODELAY)), V(fcntl(s, F_GETFD));
+    V(fcntl(s, F_GETFL) & O_NONBLOCK), V(getint(s, SOL_SOCKET, SO_KEEPALIVE)),
+        V(getint(s, IPPROTO_TCP, TCP_NODELAY)), V(fcntl(s, F_GETFD));
     RX(s, 4, 0);
     close(c), close(s);
     section("an inherited listener");
@@ -124,8 +125,7 @@ int main(void)
             for (int n = 0; n < 5; n++) {
                 int x = accept(l, 0, 0);
                 int r = recv(x, b, 8, 0);
-                if (r <= 0)
-                    _exit(100);
+                if (r <= 0) _exit(100);
                 send(x, b, r, 0);
                 close(x);
             }
@@ -142,8 +142,7 @@ int main(void)
         close(c);
     }
     V(ok);
-    for (int i = 0; i < 4; i++)
-        reap(k[i]);
+    for (int i = 0; i < 4; i++) reap(k[i]);
     close(l);
     section("udp shared");
     u = udp(&ua);
@@ -210,16 +209,14 @@ int main(void)
         close(s);
         long n = 0, r;
         static char x[5000];
-        while ((r = recv(c, x, sizeof x, 0)) > 0)
-            n += r;
+        while ((r = recv(c, x, sizeof x, 0)) > 0) n += r;
         sprintf(b, "%ld", n);
         send(c, b, strlen(b), 0);
         _exit(0);
     }
     close(c);
     static char y[7777];
-    for (int i = 0; i < 100; i++)
-        send(s, y, sizeof y, 0);
+    for (int i = 0; i < 100; i++) send(s, y, sizeof y, 0);
     shutdown(s, SHUT_WR);
     RX(s, 16, MSG_WAITALL);
     reap(p);

@@ -3,8 +3,7 @@
 
 static volatile int n10 = 10, n0 = 0;
 
-int main(void)
-{
+int main(void) {
     diff_init();
 #if !defined __USE_FORTIFY_LEVEL || __USE_FORTIFY_LEVEL < 2
 #error this one must be compiled with -O2 -D_FORTIFY_SOURCE=2
@@ -21,7 +20,8 @@ int main(void)
     bytes("b", b, 10);
     T(recvfrom(s, b, n10, MSG_PEEK, 0, 0)), T(recvfrom(s, b, n10, 0, 0, 0));
     bytes("b", b, 10);
-    T(recv(s, b, n10, MSG_DONTWAIT)), T(read(s, b, n0)), T(read(9999, b, n10)), T(recv(9999, b, n10, 0)), T(recv(1, b, n10, 0));
+    T(recv(s, b, n10, MSG_DONTWAIT)), T(read(s, b, n0)), T(read(9999, b, n10)),
+        T(recv(9999, b, n10, 0)), T(recv(1, b, n10, 0));
     struct sockaddr_in a;
     socklen_t l = sizeof a;
     T(send(u, "datagram", 8, 0));
@@ -29,9 +29,9 @@ int main(void)
     say("%s", addr_str(&a, l));
     T(pread(s, b, n10, 0));
     section("poll, ppoll, select");
-    struct pollfd p[3] = { { s, POLLIN, 0 }, { v, POLLIN, 0 }, { c, POLLOUT, 0 } };
+    struct pollfd p[3] = {{s, POLLIN, 0}, {v, POLLIN, 0}, {c, POLLOUT, 0}};
     volatile int three = 3;
-    struct timespec ts = { 0, 0 };
+    struct timespec ts = {0, 0};
     T(poll(p, three, 0)), T(ppoll(p, three, &ts, 0));
     T(send(c, "x", 1, 0));
     settle();
@@ -41,7 +41,7 @@ int main(void)
     volatile int fd = s;
     FD_ZERO(&f);
     FD_SET(fd, &f);
-    struct timeval tv = { 0, 0 };
+    struct timeval tv = {0, 0};
     T(select(fd + 1, &f, 0, 0, &tv));
     V(FD_ISSET(fd, &f) != 0);
     RX(s, 4, 0);
@@ -64,7 +64,7 @@ int main(void)
         if (q == 0) {
             int dn = open("/dev/null", O_WRONLY);
             dup2(dn, 2);
-            struct rlimit none = { 0, 0 };
+            struct rlimit none = {0, 0};
             setrlimit(RLIMIT_CORE, &none);
             volatile int big = 11, four = 4;
             send(u, "d", 1, 0);

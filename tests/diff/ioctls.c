@@ -6,8 +6,7 @@
 #define SIOCINQ FIONREAD
 #endif
 
-int main(void)
-{
+int main(void) {
     diff_init();
     struct sockaddr_in la;
     int c, s, n, l = listener(2, &la), u = udp(0), fresh = tcp();
@@ -21,7 +20,8 @@ int main(void)
     T(ioctl(s, FIONREAD, &n)), V(n);
     RX(s, 4, MSG_PEEK);
     T(ioctl(s, FIONREAD, &n)), V(n);
-    n = -1, T(ioctl(l, FIONREAD, &n)), V(n), T(ioctl(fresh, FIONREAD, &n)), V(n), T(ioctl(u, FIONREAD, &n)), V(n);
+    n = -1, T(ioctl(l, FIONREAD, &n)), V(n), T(ioctl(fresh, FIONREAD, &n)), V(n),
+    T(ioctl(u, FIONREAD, &n)), V(n);
     T(shutdown(c, SHUT_WR));
     settle();
     T(ioctl(s, FIONREAD, &n)), V(n);
@@ -32,17 +32,19 @@ int main(void)
     section("SIOCOUTQ");
     close(c), close(s);
     tcp_pair(&c, &s);
-    T(ioctl(c, SIOCOUTQ, &n)), V(n), T(ioctl(c, TIOCOUTQ, &n)), V(n), T(ioctl(c, SIOCOUTQNSD, &n)), V(n);
+    T(ioctl(c, SIOCOUTQ, &n)), V(n), T(ioctl(c, TIOCOUTQ, &n)), V(n), T(ioctl(c, SIOCOUTQNSD, &n)),
+        V(n);
     T(send(c, "0123456789", 10, 0));
-    T(recv(s, (char[10]){ 0 }, 10, MSG_WAITALL));
-    for (int i = 0; i < 200 && (ioctl(c, SIOCOUTQ, &n), n); i++)
-        nap(5);
+    T(recv(s, (char[10]){0}, 10, MSG_WAITALL));
+    for (int i = 0; i < 200 && (ioctl(c, SIOCOUTQ, &n), n); i++) nap(5);
     V(n); // acknowledged at last
-    T(ioctl(l, SIOCOUTQ, &n)), T(ioctl(fresh, SIOCOUTQ, &n)), V(n), T(ioctl(u, SIOCOUTQ, &n)), V(n), T(ioctl(l, SIOCOUTQNSD, &n)), T(ioctl(u, SIOCOUTQNSD, &n));
+    T(ioctl(l, SIOCOUTQ, &n)), T(ioctl(fresh, SIOCOUTQ, &n)), V(n), T(ioctl(u, SIOCOUTQ, &n)), V(n),
+        T(ioctl(l, SIOCOUTQNSD, &n)), T(ioctl(u, SIOCOUTQNSD, &n));
     nonblock(c, 1);
     static char big[1 << 20];
     long total = 0, r;
-    while ((r = send(c, big, sizeof big, 0)) > 0 || (nap(20), (r = send(c, big, sizeof big, 0)) > 0))
+    while ((r = send(c, big, sizeof big, 0)) > 0 ||
+           (nap(20), (r = send(c, big, sizeof big, 0)) > 0))
         total += r;
     int in = 0, out = 0;
     ioctl(c, SIOCOUTQ, &out), ioctl(s, SIOCINQ, &in); // in this order nothing on its way is missed
@@ -56,8 +58,10 @@ int main(void)
     n = 256, T(ioctl(s, FIONBIO, &n)), V(fcntl(s, F_GETFL) & O_NONBLOCK);
     section("close on exec, async, owner");
     T(ioctl(s, FIOCLEX)), V(fcntl(s, F_GETFD)), T(ioctl(s, FIONCLEX)), V(fcntl(s, F_GETFD));
-    n = 1, T(ioctl(s, FIOASYNC, &n)), V((fcntl(s, F_GETFL) & O_ASYNC) != 0), n = 0, T(ioctl(s, FIOASYNC, &n)), V((fcntl(s, F_GETFL) & O_ASYNC) != 0);
-    n = getpid(), T(ioctl(s, FIOSETOWN, &n)), n = 0, T(ioctl(s, FIOGETOWN, &n)), V(n == getpid()), T(ioctl(s, SIOCGPGRP, &n)), V(n == getpid()), V(fcntl(s, F_GETOWN) == getpid());
+    n = 1, T(ioctl(s, FIOASYNC, &n)), V((fcntl(s, F_GETFL) & O_ASYNC) != 0), n = 0,
+    T(ioctl(s, FIOASYNC, &n)), V((fcntl(s, F_GETFL) & O_ASYNC) != 0);
+    n = getpid(), T(ioctl(s, FIOSETOWN, &n)), n = 0, T(ioctl(s, FIOGETOWN, &n)), V(n == getpid()),
+    T(ioctl(s, SIOCGPGRP, &n)), V(n == getpid()), V(fcntl(s, F_GETOWN) == getpid());
     n = 0, T(ioctl(s, SIOCSPGRP, &n)), V(fcntl(s, F_GETOWN));
     section("urgent mark");
     T(ioctl(s, SIOCATMARK, &n)), V(n), T(ioctl(u, SIOCATMARK, &n)), T(ioctl(l, SIOCATMARK, &n));
@@ -65,7 +69,8 @@ int main(void)
     struct timeval tv;
     T(ioctl(fresh, SIOCGSTAMP, &tv)), T(ioctl(u, SIOCGSTAMP, &tv));
     section("not for sockets");
-    T(ioctl(s, 0x5401 /* TCGETS */, &tv)), T(ioctl(s, TIOCGWINSZ, &tv)), T(ioctl(s, 0xdead, &tv)), T(ioctl(s, 0, 0)), T(ioctl(s, 0x89ff, big)), T(ioctl(s, 0x89f0, big) == 0);
+    T(ioctl(s, 0x5401 /* TCGETS */, &tv)), T(ioctl(s, TIOCGWINSZ, &tv)), T(ioctl(s, 0xdead, &tv)),
+        T(ioctl(s, 0, 0)), T(ioctl(s, 0x89ff, big)), T(ioctl(s, 0x89f0, big) == 0);
     T(ioctl(9999, FIONREAD, &n)), T(ioctl(-1, 0xdead, &n)), T(ioctl(s, FIOQSIZE, big));
     section("interfaces");
     struct ifreq q[64], i;
@@ -84,12 +89,13 @@ int main(void)
     T(ioctl(s, SIOCGIFCONF, &ic)), V(ic.ifc_len == len);
     ic.ifc_req = q, ic.ifc_len = 5;
     T(ioctl(s, SIOCGIFCONF, &ic)), V(ic.ifc_len);
-#define IF(req)                      \
-    memset(&i, 0, sizeof i);         \
-    strcpy(i.ifr_name, "lo");        \
+#define IF(req)                                                                                    \
+    memset(&i, 0, sizeof i);                                                                       \
+    strcpy(i.ifr_name, "lo");                                                                      \
     T(ioctl(u, req, &i))
     IF(SIOCGIFFLAGS);
-    say("flags %#x", i.ifr_flags & (IFF_UP | IFF_LOOPBACK | IFF_RUNNING | IFF_BROADCAST | IFF_POINTOPOINT));
+    say("flags %#x",
+        i.ifr_flags & (IFF_UP | IFF_LOOPBACK | IFF_RUNNING | IFF_BROADCAST | IFF_POINTOPOINT));
     IF(SIOCGIFADDR);
     say("%s", addr_str(&i.ifr_addr, sizeof i.ifr_addr));
     IF(SIOCGIFNETMASK);

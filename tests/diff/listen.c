@@ -1,8 +1,7 @@
 // listen(), accept(), accept4(), the backlog.
 #include "diff.h"
 
-int main(void)
-{
+int main(void) {
     diff_init();
     struct sockaddr_in la, a;
     socklen_t len;
@@ -46,7 +45,8 @@ int main(void)
     s = tcp();
     T(accept(s, 0, 0));
     T(accept(u, 0, 0)), T(accept(p[0], 0, 0)), T(accept(-1, 0, 0)), T(accept(9999, 0, 0));
-    T(accept4(s, 0, 0, 1)), T(accept4(s, 0, 0, -1)), T(accept4(u, 0, 0, 1)), T(accept4(9999, 0, 0, 1));
+    T(accept4(s, 0, 0, 1)), T(accept4(s, 0, 0, -1)), T(accept4(u, 0, 0, 1)),
+        T(accept4(9999, 0, 0, 1));
     a = lo(0);
     T(bind(s, SA(&a), sizeof a));
     T(accept(s, 0, 0));
@@ -60,7 +60,7 @@ int main(void)
     T(accept4(l, 0, 0, 0x12345));
 
     section("the peer address");
-    static const int lens[] = { 16, 128, 15, 8, 4, 2, 1, 0 };
+    static const int lens[] = {16, 128, 15, 8, 4, 2, 1, 0};
     for (unsigned i = 0; i < sizeof lens / sizeof *lens; i++) {
         struct sockaddr_storage ss;
         memset(&ss, 0xee, sizeof ss);
@@ -69,12 +69,13 @@ int main(void)
         len = lens[i];
         errno = NOERR;
         s = accept(l, SA(&ss), &len);
-        unsigned char *b = (unsigned char *)&ss;
+        unsigned char* b = (unsigned char*)&ss;
         int same = 1;
         struct sockaddr_in want = lo(port_of(c));
         for (int k = 0; k < 16; k++)
-            same &= k < lens[i] ? b[k] == ((unsigned char *)&want)[k] : b[k] == 0xee;
-        say("accept(len %d) -> %s %s, len %u, bytes right %d", lens[i], s < 0 ? "-1" : "fd", en(errno), len, same);
+            same &= k < lens[i] ? b[k] == ((unsigned char*)&want)[k] : b[k] == 0xee;
+        say("accept(len %d) -> %s %s, len %u, bytes right %d", lens[i], s < 0 ? "-1" : "fd",
+            en(errno), len, same);
         close(s), close(c);
     }
     c = dial(&la);
@@ -90,7 +91,7 @@ int main(void)
     F(s = accept(l, 0, &len));
     V(len);
     close(c), close(s);
-    static const int glens[] = { 16, 15, 2, 0, 100, -1 };
+    static const int glens[] = {16, 15, 2, 0, 100, -1};
     tcp_pair(&c, &s);
     for (int k = 0; k < 6; k++) {
         struct sockaddr_storage ss;
@@ -101,14 +102,14 @@ int main(void)
         socklen_t len2 = glens[k];
         errno = NOERR;
         int r2 = getpeername(c, SA(&ss), &len2);
-        say("getsockname(len %d) -> %d %s len %d; getpeername -> %d %s len %d", glens[k], r, en(e), (int)len, r2, en(errno), (int)len2);
-        if (glens[k] == 2)
-            V(ss.ss_family), bytes("past the end", (char *)&ss + 2, 4);
+        say("getsockname(len %d) -> %d %s len %d; getpeername -> %d %s len %d", glens[k], r, en(e),
+            (int)len, r2, en(errno), (int)len2);
+        if (glens[k] == 2) V(ss.ss_family), bytes("past the end", (char*)&ss + 2, 4);
     }
     close(c), close(s);
 
     section("flags of accepted descriptors");
-    static const int fl[] = { 0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC };
+    static const int fl[] = {0, SOCK_NONBLOCK, SOCK_CLOEXEC, SOCK_NONBLOCK | SOCK_CLOEXEC};
     fcntl(l, F_SETFD, FD_CLOEXEC);
     for (int i = 0; i < 4; i++) {
         c = dial(&la);
@@ -118,21 +119,29 @@ int main(void)
         close(s), close(c);
     }
     section("options inherited");
-    setint(l, SOL_SOCKET, SO_KEEPALIVE, 1), setint(l, IPPROTO_TCP, TCP_NODELAY, 1), setint(l, SOL_SOCKET, SO_RCVBUF, 20000);
-    setint(l, SOL_SOCKET, SO_SNDBUF, 30000), setint(l, IPPROTO_TCP, TCP_KEEPIDLE, 77), setint(l, IPPROTO_IP, IP_TOS, 0x10);
-    setint(l, IPPROTO_IP, IP_TTL, 33), setint(l, IPPROTO_TCP, TCP_USER_TIMEOUT, 12345), setint(l, SOL_SOCKET, SO_REUSEADDR, 1);
-    setint(l, SOL_SOCKET, SO_OOBINLINE, 1), setint(l, SOL_SOCKET, SO_RCVLOWAT, 3), setint(l, IPPROTO_TCP, TCP_CORK, 0);
-    struct timeval tv = { 3, 0 };
+    setint(l, SOL_SOCKET, SO_KEEPALIVE, 1), setint(l, IPPROTO_TCP, TCP_NODELAY, 1),
+        setint(l, SOL_SOCKET, SO_RCVBUF, 20000);
+    setint(l, SOL_SOCKET, SO_SNDBUF, 30000), setint(l, IPPROTO_TCP, TCP_KEEPIDLE, 77),
+        setint(l, IPPROTO_IP, IP_TOS, 0x10);
+    setint(l, IPPROTO_IP, IP_TTL, 33), setint(l, IPPROTO_TCP, TCP_USER_TIMEOUT, 12345),
+        setint(l, SOL_SOCKET, SO_REUSEADDR, 1);
+    setint(l, SOL_SOCKET, SO_OOBINLINE, 1), setint(l, SOL_SOCKET, SO_RCVLOWAT, 3),
+        setint(l, IPPROTO_TCP, TCP_CORK, 0);
+    struct timeval tv = {3, 0};
     setsockopt(l, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof tv);
     linger0(l);
     c = dial(&la);
     AW(l, POLLIN);
     s = accept(l, 0, 0);
-    V(getint(s, SOL_SOCKET, SO_KEEPALIVE)), V(getint(s, IPPROTO_TCP, TCP_NODELAY)), V(getint(s, SOL_SOCKET, SO_RCVBUF));
-    V(getint(s, SOL_SOCKET, SO_SNDBUF)), V(getint(s, IPPROTO_TCP, TCP_KEEPIDLE)), V(getint(s, IPPROTO_IP, IP_TOS));
-    V(getint(s, IPPROTO_IP, IP_TTL)), V(getint(s, IPPROTO_TCP, TCP_USER_TIMEOUT)), V(getint(s, SOL_SOCKET, SO_REUSEADDR));
-    V(getint(s, SOL_SOCKET, SO_OOBINLINE)), V(getint(s, SOL_SOCKET, SO_RCVLOWAT)), V(getint(s, SOL_SOCKET, SO_ACCEPTCONN));
-    struct linger lg = { 0, 0 };
+    V(getint(s, SOL_SOCKET, SO_KEEPALIVE)), V(getint(s, IPPROTO_TCP, TCP_NODELAY)),
+        V(getint(s, SOL_SOCKET, SO_RCVBUF));
+    V(getint(s, SOL_SOCKET, SO_SNDBUF)), V(getint(s, IPPROTO_TCP, TCP_KEEPIDLE)),
+        V(getint(s, IPPROTO_IP, IP_TOS));
+    V(getint(s, IPPROTO_IP, IP_TTL)), V(getint(s, IPPROTO_TCP, TCP_USER_TIMEOUT)),
+        V(getint(s, SOL_SOCKET, SO_REUSEADDR));
+    V(getint(s, SOL_SOCKET, SO_OOBINLINE)), V(getint(s, SOL_SOCKET, SO_RCVLOWAT)),
+        V(getint(s, SOL_SOCKET, SO_ACCEPTCONN));
+    struct linger lg = {0, 0};
     len = sizeof lg;
     getsockopt(s, SOL_SOCKET, SO_LINGER, &lg, &len);
     V(lg.l_onoff), V(lg.l_linger);
@@ -224,8 +233,7 @@ int main(void)
         PB(cs[n]);
         SOERR(cs[n]);
         close(s);
-        for (int i = 0; i <= n; i++)
-            close(cs[i]);
+        for (int i = 0; i <= n; i++) close(cs[i]);
         close(l);
     }
     return 0;

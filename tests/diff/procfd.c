@@ -1,8 +1,7 @@
 // What /proc shows and opens: a shim that stands for sockets with files may be seen here.
 #include "diff.h"
 
-int main(void)
-{
+int main(void) {
     diff_init();
     int c, s;
     char path[64], l[128];
@@ -37,21 +36,22 @@ int main(void)
     T(fstatat(dir, number, &st2, 0)), V(S_ISSOCK(st2.st_mode)), V(st2.st_ino == st.st_ino);
     T(fstatat(dir, number, &st2, AT_SYMLINK_NOFOLLOW)), V(S_ISLNK(st2.st_mode));
     struct statx sx;
-    T(statx(dir, number, 0, STATX_BASIC_STATS, &sx)), V(S_ISSOCK(sx.stx_mode)), V(sx.stx_ino == st.st_ino);
+    T(statx(dir, number, 0, STATX_BASIC_STATS, &sx)), V(S_ISSOCK(sx.stx_mode)),
+        V(sx.stx_ino == st.st_ino);
     close(dir);
     section("what changes a file does a socket no harm");
-    struct timespec times[2] = { { 1, 1 }, { 2, 2 } };
-    T(fchmod(s, 0)), T(syscall(SYS_fchmod, s, 0)), T(fchown(s, -1, -1)), T(futimens(s, times)), T(isfdtype(s, S_IFSOCK)), T(isfdtype(s, S_IFREG));
+    struct timespec times[2] = {{1, 1}, {2, 2}};
+    T(fchmod(s, 0)), T(syscall(SYS_fchmod, s, 0)), T(fchown(s, -1, -1)), T(futimens(s, times)),
+        T(isfdtype(s, S_IFSOCK)), T(isfdtype(s, S_IFREG));
     pid_t p = fork();
-    if (p == 0)
-        _exit(send(s, "child", 5, 0) != 5);
+    if (p == 0) _exit(send(s, "child", 5, 0) != 5);
     reap(p);
     RX(c, 8, 0);
     T(lockf(s, F_LOCK, 0)), T(lockf(s, F_TEST, 0)), T(lockf(s, F_ULOCK, 0));
     section("descriptors that nobody opened");
-    int extra = 0; // the shim keeps one of its own at a high number, which says EBADF to the program
-    for (int i = 0; i < 1024; i++)
-        extra += fcntl(i, F_GETFD) >= 0;
+    int extra =
+        0; // the shim keeps one of its own at a high number, which says EBADF to the program
+    for (int i = 0; i < 1024; i++) extra += fcntl(i, F_GETFD) >= 0;
     V(extra);
     return 0;
 }

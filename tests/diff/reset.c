@@ -1,8 +1,7 @@
 // Resets: close with unread data, SO_LINGER 0, reading and writing after a reset, who sees which error once.
 #include "diff.h"
 
-int main(void)
-{
+int main(void) {
     diff_init();
     int c, s;
     char b[64];
@@ -73,7 +72,7 @@ int main(void)
     close(c);
     section("linger with a time: everything is acknowledged first");
     tcp_pair(&c, &s);
-    struct linger lg = { 1, 3 };
+    struct linger lg = {1, 3};
     T(setsockopt(s, SOL_SOCKET, SO_LINGER, &lg, sizeof lg));
     T(send(s, "lingering", 9, 0));
     long t0 = now_ms();
@@ -146,15 +145,13 @@ int main(void)
             alarm(5);
             close(s);
             send(c, "last words", 10, 0);
-            if (unread)
-                poll1(c, POLLIN, 4000);
+            if (unread) poll1(c, POLLIN, 4000);
             gate_open(g);
             nap(4000);
             _exit(0);
         }
         close(c);
-        if (unread)
-            T(send(s, "never read", 10, 0));
+        if (unread) T(send(s, "never read", 10, 0));
         gate_wait(g);
         T(kill(p, SIGKILL));
         reap(p);
@@ -170,11 +167,9 @@ int main(void)
         alarm(8);
         close(s);
         static char big[300000];
-        for (unsigned i = 0; i < sizeof big; i++)
-            big[i] = i * 7 + i / 251;
+        for (unsigned i = 0; i < sizeof big; i++) big[i] = i * 7 + i / 251;
         long r = 0, n = 0;
-        while (n < (long)sizeof big && (r = send(c, big + n, sizeof big - n, 0)) > 0)
-            n += r;
+        while (n < (long)sizeof big && (r = send(c, big + n, sizeof big - n, 0)) > 0) n += r;
         close(c);
         _exit(n == sizeof big ? 0 : 1);
     }
@@ -182,8 +177,7 @@ int main(void)
     settle();
     long n = 0, r, bad = 0;
     while ((r = recv(s, b, sizeof b, 0)) > 0) {
-        for (int i = 0; i < r; i++)
-            bad += b[i] != (char)((n + i) * 7 + (n + i) / 251);
+        for (int i = 0; i < r; i++) bad += b[i] != (char)((n + i) * 7 + (n + i) / 251);
         n += r;
     }
     V(n), V(bad), V(r);

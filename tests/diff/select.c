@@ -2,35 +2,51 @@
 #include "diff.h"
 
 static int tid, c, s;
-static void *send_later(void *a) { wait_asleep(tid); send(c, "w", 1, 0); return a; }
+static void* send_later(void* a) {
+    wait_asleep(tid);
+    send(c, "w", 1, 0);
+    return a;
+}
 static fd_set r, w, x;
-static void zero(void)
-{
+static void zero(void) {
     FD_ZERO(&r);
     FD_ZERO(&w);
     FD_ZERO(&x);
 }
-#define IS(fd) say("  " #fd ": r %d w %d x %d", FD_ISSET(fd, &r) != 0, FD_ISSET(fd, &w) != 0, FD_ISSET(fd, &x) != 0)
-#define SETS(fd)         \
-    do {                 \
-        FD_SET(fd, &r);  \
-        FD_SET(fd, &w);  \
-        FD_SET(fd, &x);  \
+#define IS(fd)                                                                                     \
+    say("  " #fd ": r %d w %d x %d", FD_ISSET(fd, &r) != 0, FD_ISSET(fd, &w) != 0,                 \
+        FD_ISSET(fd, &x) != 0)
+#define SETS(fd)                                                                                   \
+    do {                                                                                           \
+        FD_SET(fd, &r);                                                                            \
+        FD_SET(fd, &w);                                                                            \
+        FD_SET(fd, &x);                                                                            \
     } while (0)
 
-int main(void)
-{
+int main(void) {
     diff_init();
     tid = self_tid();
     int u, v, p[2], l = listener(2, 0);
     tcp_pair(&c, &s), udp_pair(&u, &v);
     pipe(p);
-    struct timeval tv = { 0, 0 };
+    struct timeval tv = {0, 0};
     int n = p[1] + 1;
-    if (l >= n)
-        n = l + 1;
-#define FRESH() zero(); SETS(s); SETS(c); SETS(u); SETS(p[0]); SETS(p[1]); SETS(l)
-#define SHOW() IS(s); IS(c); IS(u); IS(p[0]); IS(p[1]); IS(l)
+    if (l >= n) n = l + 1;
+#define FRESH()                                                                                    \
+    zero();                                                                                        \
+    SETS(s);                                                                                       \
+    SETS(c);                                                                                       \
+    SETS(u);                                                                                       \
+    SETS(p[0]);                                                                                    \
+    SETS(p[1]);                                                                                    \
+    SETS(l)
+#define SHOW()                                                                                     \
+    IS(s);                                                                                         \
+    IS(c);                                                                                         \
+    IS(u);                                                                                         \
+    IS(p[0]);                                                                                      \
+    IS(p[1]);                                                                                      \
+    IS(l)
     section("a mix");
     FRESH();
     T(select(n, &r, &w, &x, &tv));
@@ -93,7 +109,7 @@ int main(void)
     T(select(n, &r, 0, 0, 0));
     pthread_join(t, 0);
     RX(s, 4, 0);
-    struct timespec ts = { 0, 50000000 };
+    struct timespec ts = {0, 50000000};
     zero();
     FD_SET(s, &r);
     t0 = now_ms();

@@ -3,29 +3,23 @@
 #include <sys/sendfile.h>
 
 static char data[150000], got[200000];
-static uint64_t recv_hash(int s, long n)
-{
+static uint64_t recv_hash(int s, long n) {
     long g = recv(s, got, n, MSG_WAITALL);
-    if (g != n)
-        say("short: %ld of %ld", g, n);
+    if (g != n) say("short: %ld of %ld", g, n);
     return hash_add(HASH0, got, g > 0 ? g : 0);
 }
 static int c, s;
-static void *drain(void *a)
-{
+static void* drain(void* a) {
     uint64_t *h = a, x = HASH0;
     long r;
     static char b[5003];
-    while ((r = recv(s, b, sizeof b, 0)) > 0)
-        x = hash_add(x, b, r);
+    while ((r = recv(s, b, sizeof b, 0)) > 0) x = hash_add(x, b, r);
     *h = x;
     return 0;
 }
-int main(void)
-{
+int main(void) {
     diff_init();
-    for (unsigned i = 0; i < sizeof data; i++)
-        data[i] = i * 11 + i / 509;
+    for (unsigned i = 0; i < sizeof data; i++) data[i] = i * 11 + i / 509;
     char name[] = "/tmp/diff_sendfileXXXXXX";
     int f = mkstemp(name), p[2];
     unlink(name);
@@ -49,7 +43,8 @@ int main(void)
     T(sendfile(c, f, &o, 10)), V(o);
     section("errnos");
     o = -1;
-    T(sendfile(c, f, &o, 10)), T(sendfile(9999, f, 0, 10)), T(sendfile(c, 9999, 0, 10)), T(sendfile(c, -1, 0, 10));
+    T(sendfile(c, f, &o, 10)), T(sendfile(9999, f, 0, 10)), T(sendfile(c, 9999, 0, 10)),
+        T(sendfile(c, -1, 0, 10));
     o = 0;
     T(sendfile(c, p[0], &o, 10)), T(sendfile(c, s, &o, 10));
     T(send(c, "in", 2, 0));
@@ -68,8 +63,7 @@ int main(void)
     pthread_t t = spawn_thread(drain, &h);
     o = 0;
     long r, n = 0;
-    while (n < (long)sizeof data && (r = sendfile(c, f, &o, sizeof data)) > 0)
-        n += r;
+    while (n < (long)sizeof data && (r = sendfile(c, f, &o, sizeof data)) > 0) n += r;
     V(n);
     T(shutdown(c, SHUT_WR));
     pthread_join(t, 0);
@@ -90,11 +84,13 @@ int main(void)
     V(memcmp(got, data, 2000));
     nonblock(s, 1); // SPLICE_F_NONBLOCK alone does not keep a socket from waiting
     T(splice(s, 0, p[1], 0, 2000, SPLICE_F_NONBLOCK)), T(splice(s, 0, p[1], 0, 2000, 0));
-    T(splice(p[0], 0, c, 0, 10, SPLICE_F_NONBLOCK)), T(splice(s, 0, c, 0, 10, 0)), T(splice(f, 0, c, 0, 10, 0));
+    T(splice(p[0], 0, c, 0, 10, SPLICE_F_NONBLOCK)), T(splice(s, 0, c, 0, 10, 0)),
+        T(splice(f, 0, c, 0, 10, 0));
     nonblock(s, 0);
-    T(splice(p[0], &lo_, c, 0, 10, 0)), T(splice(p[0], 0, c, &lo_, 10, 0)), T(splice(9999, 0, c, 0, 10, 0)), T(splice(p[0], 0, 9999, 0, 10, 0)), T(tee(s, p[1], 10, 0));
+    T(splice(p[0], &lo_, c, 0, 10, 0)), T(splice(p[0], 0, c, &lo_, 10, 0)),
+        T(splice(9999, 0, c, 0, 10, 0)), T(splice(p[0], 0, 9999, 0, 10, 0)), T(tee(s, p[1], 10, 0));
     T(write(p[1], "vm", 2));
-    struct iovec v = { "splice", 6 };
+    struct iovec v = {"splice", 6};
     T(vmsplice(p[1], &v, 1, 0));
     T(splice(p[0], 0, c, 0, 8, 0));
     RX(s, 8, MSG_WAITALL);

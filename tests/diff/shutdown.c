@@ -2,16 +2,14 @@
 #include "diff.h"
 
 static int c, s;
-static void both(const char *what)
-{
+static void both(const char* what) {
     settle();
     say("-- %s", what);
     PALL(c);
     PALL(s);
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     char b[16];
     section("errnos");
@@ -20,7 +18,8 @@ int main(void)
     T(pipe(p));
     T(shutdown(-1, 0)), T(shutdown(9999, 0)), T(shutdown(p[0], 0)), T(shutdown(p[0], 77));
     c = tcp();
-    T(shutdown(c, SHUT_RD)), T(shutdown(c, SHUT_WR)), T(shutdown(c, SHUT_RDWR)), T(shutdown(c, 3)), T(shutdown(c, -1));
+    T(shutdown(c, SHUT_RD)), T(shutdown(c, SHUT_WR)), T(shutdown(c, SHUT_RDWR)), T(shutdown(c, 3)),
+        T(shutdown(c, -1));
     T(shutdown(u, SHUT_RD)), T(shutdown(u, SHUT_WR)), T(shutdown(u, 3));
     close(u), close(c);
     section("udp");
@@ -30,7 +29,8 @@ int main(void)
     PALL(u);
     T(shutdown(u, SHUT_WR));
     PALL(u);
-    T(send(u, "x", 1, 0)), T(send(u, "x", 1, MSG_NOSIGNAL)), T(sendto(u, "x", 1, MSG_NOSIGNAL, SA(&ua), sizeof ua));
+    T(send(u, "x", 1, 0)), T(send(u, "x", 1, MSG_NOSIGNAL)),
+        T(sendto(u, "x", 1, MSG_NOSIGNAL, SA(&ua), sizeof ua));
     T(shutdown(u, SHUT_RD));
     PALL(u);
     RX(u, 4, 0), RX(u, 4, MSG_DONTWAIT);

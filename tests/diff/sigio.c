@@ -2,23 +2,19 @@
 #include "diff.h"
 
 static volatile sig_atomic_t n, fd_, band;
-static void on_io(int sig, siginfo_t *i, void *u)
-{
+static void on_io(int sig, siginfo_t* i, void* u) {
     (void)sig, (void)u;
     n++;
     fd_ = i->si_fd, band = i->si_band;
 }
-static void expect(const char *what, int at_least)
-{
-    for (int i = 0; i < 100 && n < at_least; i++)
-        nap(5);
+static void expect(const char* what, int at_least) {
+    for (int i = 0; i < 100 && n < at_least; i++) nap(5);
     settle();
     say("%s: signalled %d", what, n > 0);
     n = 0;
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     struct sigaction a;
     memset(&a, 0, sizeof a);
@@ -33,7 +29,7 @@ int main(void)
     V(fcntl(s, F_GETOWN) == getpid());
     T(fcntl(s, F_SETOWN, -getpgrp()));
     V(fcntl(s, F_GETOWN) == -getpgrp());
-    struct f_owner_ex ex = { F_OWNER_TID, self_tid() };
+    struct f_owner_ex ex = {F_OWNER_TID, self_tid()};
     T(fcntl(s, F_SETOWN_EX, &ex));
     memset(&ex, 0, sizeof ex);
     T(fcntl(s, F_GETOWN_EX, &ex)), V(ex.type == F_OWNER_TID), V(ex.pid == self_tid());
@@ -58,10 +54,10 @@ int main(void)
     close(c), close(s);
     section("a signal of one's own choice tells the descriptor");
     udp_pair(&u, &v);
-    T(fcntl(u, F_SETSIG, SIGUSR2)), T(fcntl(u, F_SETOWN, getpid())), T(fcntl(u, F_SETFL, O_ASYNC | O_NONBLOCK));
+    T(fcntl(u, F_SETSIG, SIGUSR2)), T(fcntl(u, F_SETOWN, getpid())),
+        T(fcntl(u, F_SETFL, O_ASYNC | O_NONBLOCK));
     send(v, "dgram", 5, 0);
-    for (int i = 0; i < 100 && !n; i++)
-        nap(5);
+    for (int i = 0; i < 100 && !n; i++) nap(5);
     V(fd_ == u), say("band %s", pbits(band));
     expect("datagram", 1);
     section("a listener");
@@ -73,7 +69,7 @@ int main(void)
     V(fcntl(s, F_GETOWN)), V((fcntl(s, F_GETFL) & O_ASYNC) != 0);
     section("switched off");
     T(fcntl(u, F_SETFL, 0));
-    recv(u, (char[8]){ 0 }, 8, 0);
+    recv(u, (char[8]){0}, 8, 0);
     send(v, "dgram", 5, 0);
     expect("datagram", 0);
     section("the owner is a child");

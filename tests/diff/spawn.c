@@ -2,27 +2,24 @@
 #include "diff.h"
 #include <spawn.h>
 
-extern char **environ;
+extern char** environ;
 static int c, s, l;
 static struct sockaddr_in la;
 
 // From here to the end of the child only the child prints.
-static void child_reads(const char *text, pid_t p)
-{
+static void child_reads(const char* text, pid_t p) {
     say("the child is sent: %.*s", (int)strcspn(text, "\n"), text);
     Q(send(c, text, strlen(text), 0));
     Q(shutdown(c, SHUT_WR));
     reap(p);
     close(c);
 }
-static void fresh(void)
-{
+static void fresh(void) {
     c = dial(&la);
     s = accept(l, 0, 0);
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     l = listener(8, &la);
     fcntl(l, F_SETFD, FD_CLOEXEC);
@@ -31,7 +28,7 @@ int main(void)
     fresh();
     T(system("exit 3") == 3 << 8);
     T(system("echo from system"));
-    FILE *f = popen("echo from popen; cat", "r");
+    FILE* f = popen("echo from popen; cat", "r");
     V(f != 0);
     V(fgets(b, sizeof b, f) != 0), say("%s", strtok(b, "\n"));
     T(pclose(f));
@@ -58,7 +55,7 @@ int main(void)
         close(c);
         dup2(s, 0);
         close(s);
-        execlp("cat", "cat", (char *)0);
+        execlp("cat", "cat", (char*)0);
         _exit(127);
     }
     close(s);
@@ -70,7 +67,7 @@ int main(void)
     p = fork();
     if (p == 0) {
         close(c);
-        execl("/bin/sh", "sh", "-c", "read a <&9; echo got $a; cat <&9", (char *)0);
+        execl("/bin/sh", "sh", "-c", "read a <&9; echo got $a; cat <&9", (char*)0);
         _exit(127);
     }
     close(9);
@@ -80,7 +77,7 @@ int main(void)
     p = fork();
     if (p == 0) {
         dup2(s, 1), close(s), close(c);
-        execl("/bin/sh", "sh", "-c", "echo written by sh; echo more; exit 5", (char *)0);
+        execl("/bin/sh", "sh", "-c", "echo written by sh; echo more; exit 5", (char*)0);
         _exit(127);
     }
     close(s);
@@ -94,7 +91,7 @@ int main(void)
     if (p == 0) {
         close(c);
         dup2(s, 8);
-        execl("/bin/sh", "sh", "-c", "sleep 0.3; cat <&8", (char *)0);
+        execl("/bin/sh", "sh", "-c", "sleep 0.3; cat <&8", (char*)0);
         _exit(127);
     }
     T(close(s));
@@ -106,7 +103,7 @@ int main(void)
     posix_spawn_file_actions_adddup2(&fa, s, 0);
     posix_spawn_file_actions_addclose(&fa, c);
     posix_spawn_file_actions_addclose(&fa, s);
-    char *argv[] = { "cat", 0 };
+    char* argv[] = {"cat", 0};
     V(posix_spawnp(&p, "cat", &fa, 0, argv, environ));
     close(s);
     child_reads("spawned\n", p);
@@ -117,7 +114,7 @@ int main(void)
     if (p == 0) {
         dup2(s, 0);
         close(c), close(s);
-        execl("/bin/cat", "cat", (char *)0);
+        execl("/bin/cat", "cat", (char*)0);
         _exit(127);
     }
     V(fcntl(s, F_GETFD)), V(fcntl(c, F_GETFD)); // the child's close was its own
@@ -128,7 +125,7 @@ int main(void)
     p = vfork();
     if (p == 0) {
         close(c), close(s);
-        execl("/no/such/program", "x", (char *)0);
+        execl("/no/such/program", "x", (char*)0);
         _exit(127);
     }
     reap(p);
@@ -142,8 +139,8 @@ int main(void)
     p = fork();
     if (p == 0) {
         close(c), close(l), close(s);
-        char *sh[] = { "sh", "-c", cmd, 0 };
-            execve("/bin/sh", sh, environ);
+        char* sh[] = {"sh", "-c", cmd, 0};
+        execve("/bin/sh", sh, environ);
         _exit(127);
     }
     close(s), close(9);
@@ -154,7 +151,7 @@ int main(void)
     if (p == 0) {
         dup2(li, 3);
         fcntl(3, F_SETFD, 0);
-        execl("/usr/bin/env", "env", "sh", "-c", "exit 4", (char *)0);
+        execl("/usr/bin/env", "env", "sh", "-c", "exit 4", (char*)0);
         _exit(127);
     }
     reap(p);
@@ -167,14 +164,12 @@ int main(void)
     for (int i = 0; i < 8; i++)
         if ((k[i] = fork()) == 0) {
             dup2(s, 1);
-            execl("/bin/sh", "sh", "-c", "echo 1234567", (char *)0);
+            execl("/bin/sh", "sh", "-c", "echo 1234567", (char*)0);
             _exit(127);
         }
     long n = 0, r;
-    while (n < 64 && (r = recv(c, b, sizeof b, 0)) > 0)
-        n += r;
+    while (n < 64 && (r = recv(c, b, sizeof b, 0)) > 0) n += r;
     V(n);
-    for (int i = 0; i < 8; i++)
-        waitpid(k[i], 0, 0);
+    for (int i = 0; i < 8; i++) waitpid(k[i], 0, 0);
     return 0;
 }

@@ -6,86 +6,72 @@ static struct sockaddr_in la;
 static volatile int result, err_;
 static volatile sig_atomic_t up;
 static int thread_tid;
-static void *reader(void *a)
-{
+static void* reader(void* a) {
     char b[16];
     thread_tid = self_tid();
     up = 1;
     errno = 0;
-    result = recv(*(int *)a, b, 16, 0);
+    result = recv(*(int*)a, b, 16, 0);
     err_ = errno;
     return 0;
 }
-static pthread_t start_reader(int *fd)
-{
+static pthread_t start_reader(int* fd) {
     up = 0;
     pthread_t t = spawn_thread(reader, fd);
-    while (!up)
-        nap(1);
+    while (!up) nap(1);
     wait_asleep(thread_tid);
     return t;
 }
 static int sums[8];
-static void *record_sender(void *a)
-{
+static void* record_sender(void* a) {
     int id = (int)(intptr_t)a;
     char rec[64];
     memset(rec, 'A' + id, sizeof rec);
     for (int i = 0; i < 500; i++)
-        if (send(c, rec, sizeof rec, 0) != sizeof rec)
-            return (void *)1;
+        if (send(c, rec, sizeof rec, 0) != sizeof rec) return (void*)1;
     return 0;
 }
-static void *acceptor(void *a)
-{
+static void* acceptor(void* a) {
     intptr_t n = 0;
     (void)a;
     for (;;) {
         int x = accept(l, 0, 0);
-        if (x < 0)
-            return (void *)-1;
+        if (x < 0) return (void*)-1;
         char b;
         if (recv(x, &b, 1, 0) == 1 && b == 'q') {
             close(x);
-            return (void *)n;
+            return (void*)n;
         }
         send(x, &b, 1, 0);
         close(x);
         n++;
     }
 }
-static void *dgram_receiver(void *a)
-{
+static void* dgram_receiver(void* a) {
     intptr_t n = 0;
     char b[16];
     (void)a;
-    while (recv(u, b, 16, 0) > 0 && b[0] != 'q')
-        n++;
-    return (void *)n;
+    while (recv(u, b, 16, 0) > 0 && b[0] != 'q') n++;
+    return (void*)n;
 }
-static void *byte_receiver(void *a)
-{
+static void* byte_receiver(void* a) {
     intptr_t n = 0, r;
     char b[97];
     (void)a;
-    while ((r = recv(s, b, sizeof b, 0)) > 0)
-        n += r;
-    return (void *)n;
+    while ((r = recv(s, b, sizeof b, 0)) > 0) n += r;
+    return (void*)n;
 }
-static void *echo(void *a)
-{
+static void* echo(void* a) {
     int x = (int)(intptr_t)a;
     char b[256];
     long r;
     while ((r = recv(x, b, sizeof b, 0)) > 0)
-        if (send(x, b, r, 0) != r)
-            break;
+        if (send(x, b, r, 0) != r) break;
     close(x);
     return 0;
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     tid = self_tid();
     section("close under a reader: it goes on waiting and gets the data");
@@ -148,7 +134,7 @@ int main(void)
     q = spawn_thread(acceptor, 0);
     nap(60);
     T(shutdown(l, SHUT_RD));
-    void *res;
+    void* res;
     pthread_join(q, &res);
     V((intptr_t)res);
     close(l);
@@ -156,8 +142,7 @@ int main(void)
     section("eight senders of records on one stream");
     tcp_pair(&c, &s);
     pthread_t th[8];
-    for (int i = 0; i < 8; i++)
-        th[i] = spawn_thread(record_sender, (void *)(intptr_t)i);
+    for (int i = 0; i < 8; i++) th[i] = spawn_thread(record_sender, (void*)(intptr_t)i);
     int torn = 0;
     for (int i = 0; i < 8 * 500; i++) {
         char rec[64];
@@ -165,21 +150,16 @@ int main(void)
             say("short record");
             break;
         }
-        for (int k = 1; k < 64; k++)
-            torn += rec[k] != rec[0];
-        if (rec[0] >= 'A' && rec[0] < 'I')
-            sums[rec[0] - 'A']++;
+        for (int k = 1; k < 64; k++) torn += rec[k] != rec[0];
+        if (rec[0] >= 'A' && rec[0] < 'I') sums[rec[0] - 'A']++;
     }
-    for (int i = 0; i < 8; i++)
-        pthread_join(th[i], 0);
+    for (int i = 0; i < 8; i++) pthread_join(th[i], 0);
     V(torn);
-    for (int i = 0; i < 8; i++)
-        V(sums[i]);
+    for (int i = 0; i < 8; i++) V(sums[i]);
     close(c), close(s);
     section("four acceptors on one listener");
     l = listener(64, &la);
-    for (int i = 0; i < 4; i++)
-        th[i] = spawn_thread(acceptor, 0);
+    for (int i = 0; i < 4; i++) th[i] = spawn_thread(acceptor, 0);
     int ok = 0;
     for (int i = 0; i < 100; i++) {
         c = dial(&la);
@@ -191,7 +171,7 @@ int main(void)
     for (int i = 0; i < 4; i++) {
         c = dial(&la);
         send(c, "q", 1, 0);
-        recv(c, &(char){ 0 }, 1, 0);
+        recv(c, &(char){0}, 1, 0);
         close(c);
     }
     long total = 0;
@@ -203,16 +183,13 @@ int main(void)
     close(l);
     section("four receivers of datagrams: each comes once");
     u = udp(&ua);
-    for (int i = 0; i < 4; i++)
-        th[i] = spawn_thread(dgram_receiver, 0);
+    for (int i = 0; i < 4; i++) th[i] = spawn_thread(dgram_receiver, 0);
     for (int i = 0; i < 200; i++) {
         sendto(v, "d", 1, 0, SA(&ua), sizeof ua);
-        if (i % 20 == 19)
-            nap(2);
+        if (i % 20 == 19) nap(2);
     }
     settle();
-    for (int i = 0; i < 4; i++)
-        sendto(v, "q", 1, 0, SA(&ua), sizeof ua);
+    for (int i = 0; i < 4; i++) sendto(v, "q", 1, 0, SA(&ua), sizeof ua);
     total = 0;
     for (int i = 0; i < 4; i++) {
         pthread_join(th[i], &res);
@@ -221,8 +198,7 @@ int main(void)
     V(total);
     section("four receivers of one stream: no byte twice");
     tcp_pair(&c, &s);
-    for (int i = 0; i < 4; i++)
-        th[i] = spawn_thread(byte_receiver, 0);
+    for (int i = 0; i < 4; i++) th[i] = spawn_thread(byte_receiver, 0);
     static char big[200000];
     T(send(c, big, sizeof big, 0));
     T(shutdown(c, SHUT_WR));
@@ -239,7 +215,7 @@ int main(void)
     int cs[32];
     for (int i = 0; i < 32; i++) {
         cs[i] = dial(&la);
-        et[i] = spawn_thread(echo, (void *)(intptr_t)accept(l, 0, 0));
+        et[i] = spawn_thread(echo, (void*)(intptr_t)accept(l, 0, 0));
     }
     ok = 0;
     for (int round = 0; round < 20; round++)
@@ -256,7 +232,7 @@ int main(void)
     }
     section("one thread sends while the other receives on the same descriptor");
     tcp_pair(&c, &s);
-    t = spawn_thread(echo, (void *)(intptr_t)s);
+    t = spawn_thread(echo, (void*)(intptr_t)s);
     num = c;
     pthread_t r2 = start_reader(&num);
     T(send(c, "full duplex", 11, 0));

@@ -1,20 +1,17 @@
 // TIME_WAIT and binding again: who may take the port when.
 #include "diff.h"
 
-static void rebind(const char *what, struct sockaddr_in *a, int reuse)
-{
+static void rebind(const char* what, struct sockaddr_in* a, int reuse) {
     int t = tcp();
     setint(t, SOL_SOCKET, SO_REUSEADDR, reuse);
     errno = 0;
     int r = bind(t, SA(a), sizeof *a), e = errno, lr = -9, le = 0;
-    if (r == 0)
-        errno = 0, lr = listen(t, 1), le = errno;
+    if (r == 0) errno = 0, lr = listen(t, 1), le = errno;
     say("%s, reuseaddr %d: bind %d %s, listen %d %s", what, reuse, r, en(e), lr, en(le));
     close(t);
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     for (int reuse = 0; reuse < 2; reuse++)
         for (int server_first = 0; server_first < 2; server_first++) {
@@ -77,7 +74,8 @@ int main(void)
     AW(s, POLLIN);
     T(close(s));
     settle();
-    rebind("client's TIME_WAIT, it had reuseaddr", &me, 0), rebind("client's TIME_WAIT, it had reuseaddr", &me, 1);
+    rebind("client's TIME_WAIT, it had reuseaddr", &me, 0),
+        rebind("client's TIME_WAIT, it had reuseaddr", &me, 1);
     section("a server restarts under a live connection");
     struct sockaddr_in b = lo(0);
     int l1 = tcp();
@@ -102,7 +100,7 @@ int main(void)
     for (int i = 0; i < 300; i++) {
         int x = dial(&a), y = accept(l, 0, 0);
         close(y);
-        ok += recv(x, &(char){ 0 }, 1, 0) == 0;
+        ok += recv(x, &(char){0}, 1, 0) == 0;
         close(x);
     }
     V(ok);

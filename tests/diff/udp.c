@@ -1,21 +1,18 @@
 // UDP: datagrams, filtering by connect, truncation, sizes, refusals, broadcast, sharing of ports.
 #include "diff.h"
 
-static void from(int fd, int flags)
-{
+static void from(int fd, int flags) {
     char b[32];
     struct sockaddr_in a;
     socklen_t l = sizeof a;
     errno = NOERR;
     long r = recvfrom(fd, b, sizeof b, flags, SA(&a), &l);
     say("recvfrom -> %ld %s, %s", r, en(errno), r < 0 ? "" : addr_str(&a, l));
-    if (r > 0)
-        bytes("data", b, r);
+    if (r > 0) bytes("data", b, r);
 }
 static char big[70000];
 
-int main(void)
-{
+int main(void) {
     diff_init();
     struct sockaddr_in a, b, c, nobody;
     char buf[64];
@@ -31,7 +28,8 @@ int main(void)
     AW(u, POLLIN);
     from(u, 0);
     from(u, MSG_DONTWAIT);
-    T(sendto(v, "one", 3, 0, SA(&a), sizeof a)), T(sendto(w, "two", 3, 0, SA(&a), sizeof a)), T(sendto(v, "three", 5, 0, SA(&a), sizeof a));
+    T(sendto(v, "one", 3, 0, SA(&a), sizeof a)), T(sendto(w, "two", 3, 0, SA(&a), sizeof a)),
+        T(sendto(v, "three", 5, 0, SA(&a), sizeof a));
     from(u, MSG_PEEK), from(u, 0), from(u, 0), from(u, 0), from(u, MSG_DONTWAIT);
     section("an unbound sender gets a port");
     x = sock(SOCK_DGRAM);
@@ -43,29 +41,34 @@ int main(void)
     RX(x, 4, MSG_DONTWAIT);
     SOCKNAME(x);
     section("truncation");
-    T(sendto(v, "0123456789", 10, 0, SA(&a), sizeof a)), T(sendto(v, "abcdefghij", 10, 0, SA(&a), sizeof a));
+    T(sendto(v, "0123456789", 10, 0, SA(&a), sizeof a)),
+        T(sendto(v, "abcdefghij", 10, 0, SA(&a), sizeof a));
     RX(u, 4, 0), RX(u, 4, MSG_TRUNC | MSG_PEEK), T(recv(u, buf, 4, MSG_TRUNC));
     RX(u, 4, MSG_DONTWAIT);
     T(sendto(v, "0123456789", 10, 0, SA(&a), sizeof a));
-    struct iovec iov = { buf, 4 };
-    struct msghdr m = { 0, 0, &iov, 1, 0, 0, 0 };
+    struct iovec iov = {buf, 4};
+    struct msghdr m = {0, 0, &iov, 1, 0, 0, 0};
     T(recvmsg(u, &m, 0));
     V(m.msg_flags == MSG_TRUNC);
     T(sendto(v, "0123456789", 10, 0, SA(&a), sizeof a));
     T(recvmsg(u, &m, MSG_TRUNC));
     T(sendto(v, "", 0, 0, SA(&a), sizeof a)), T(sendto(v, "z", 1, 0, SA(&a), sizeof a));
-    T(recv(u, buf, 0, 0)), T(recv(u, buf, 0, 0)), T(recv(u, buf, 0, MSG_DONTWAIT)), T(read(u, buf, 0));
+    T(recv(u, buf, 0, 0)), T(recv(u, buf, 0, 0)), T(recv(u, buf, 0, MSG_DONTWAIT)),
+        T(read(u, buf, 0));
     section("flags");
-    T(sendto(v, "x", 1, MSG_OOB, SA(&a), sizeof a)), T(sendto(v, "x", 1, MSG_DONTROUTE, SA(&a), sizeof a)), T(sendto(v, "y", 1, MSG_CONFIRM, SA(&a), sizeof a));
+    T(sendto(v, "x", 1, MSG_OOB, SA(&a), sizeof a)),
+        T(sendto(v, "x", 1, MSG_DONTROUTE, SA(&a), sizeof a)),
+        T(sendto(v, "y", 1, MSG_CONFIRM, SA(&a), sizeof a));
     T(sendto(v, "m1", 2, MSG_MORE, SA(&a), sizeof a)), T(sendto(v, "m2", 2, 0, SA(&a), sizeof a));
-    RX(u, 8, 0), RX(u, 8, 0), RX(u, 8, 0), RX(u, 8, MSG_OOB | MSG_DONTWAIT), RX(u, 8, MSG_DONTWAIT), RX(u, 8, MSG_ERRQUEUE);
+    RX(u, 8, 0), RX(u, 8, 0), RX(u, 8, 0), RX(u, 8, MSG_OOB | MSG_DONTWAIT), RX(u, 8, MSG_DONTWAIT),
+        RX(u, 8, MSG_ERRQUEUE);
     T(sendto(v, "waitall", 7, 0, SA(&a), sizeof a));
     RX(u, 32, MSG_WAITALL);
     section("sizes");
-    static const int sizes[] = { 1, 1472, 1473, 9000, 65000, 65506, 65507, 65508, 65535, 65536, 70000 };
+    static const int sizes[] = {1,     1472,  1473,  9000,  65000, 65506,
+                                65507, 65508, 65535, 65536, 70000};
     for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        for (int k = 0; k < sizes[i]; k++)
-            big[k] = k * 31 + i;
+        for (int k = 0; k < sizes[i]; k++) big[k] = k * 31 + i;
         errno = 0;
         long r = sendto(v, big, sizes[i], 0, SA(&a), sizeof a);
         int e = errno;
@@ -79,7 +82,8 @@ int main(void)
         say("size %d: sendto %ld %s, recv %ld, same %d", sizes[i], r, en(e), g, h1 == h2);
     }
     section("errnos");
-    T(send(v, "x", 1, 0)), T(write(v, "x", 1)), T(sendto(v, "x", 1, 0, NULL, 0)), T(sendto(v, "x", 1, 0, SA(&a), 15)), T(sendto(v, "x", 1, 0, SA(&a), 4));
+    T(send(v, "x", 1, 0)), T(write(v, "x", 1)), T(sendto(v, "x", 1, 0, NULL, 0)),
+        T(sendto(v, "x", 1, 0, SA(&a), 15)), T(sendto(v, "x", 1, 0, SA(&a), 4));
     struct sockaddr_in o = a;
     o.sin_family = AF_INET6;
     T(sendto(v, "x", 1, 0, SA(&o), sizeof o));
@@ -124,22 +128,26 @@ int main(void)
     T(bind(u, SA(&a), sizeof a));
     T(sendto(v, "all again", 9, 0, SA(&a), sizeof a));
     from(u, 0);
-    T(connect(u, SA(&c), sizeof c)), T(connect(u, SA(&o), sizeof o)); // bound to a number: that stays
+    T(connect(u, SA(&c), sizeof c)),
+        T(connect(u, SA(&o), sizeof o)); // bound to a number: that stays
     SOCKNAME(u);
     T(sendto(v, "all again", 9, 0, SA(&a), sizeof a));
     from(u, 0);
     section("the more closely bound socket is chosen");
     int any = sock(SOCK_DGRAM), one = sock(SOCK_DGRAM), con = sock(SOCK_DGRAM);
-    setint(any, SOL_SOCKET, SO_REUSEADDR, 1), setint(one, SOL_SOCKET, SO_REUSEADDR, 1), setint(con, SOL_SOCKET, SO_REUSEADDR, 1);
+    setint(any, SOL_SOCKET, SO_REUSEADDR, 1), setint(one, SOL_SOCKET, SO_REUSEADDR, 1),
+        setint(con, SOL_SOCKET, SO_REUSEADDR, 1);
     o = ip4("0.0.0.0", 0);
     T(bind(any, SA(&o), sizeof o));
     struct sockaddr_in t = lo(port_of(any));
-    T(bind(one, SA(&t), sizeof t)), T(bind(con, SA(&t), sizeof t)), T(connect(con, SA(&c), sizeof c));
+    T(bind(one, SA(&t), sizeof t)), T(bind(con, SA(&t), sizeof t)),
+        T(connect(con, SA(&c), sizeof c));
     T(sendto(v, "to one", 6, 0, SA(&t), sizeof t)), T(sendto(w, "to con", 6, 0, SA(&t), sizeof t));
     struct sockaddr_in t2 = ip4("127.0.0.2", port_of(any));
     T(sendto(v, "to any", 6, 0, SA(&t2), sizeof t2));
     settle();
-    RX(any, 16, MSG_DONTWAIT), RX(any, 16, MSG_DONTWAIT), RX(one, 16, MSG_DONTWAIT), RX(one, 16, MSG_DONTWAIT), RX(con, 16, MSG_DONTWAIT), RX(con, 16, MSG_DONTWAIT);
+    RX(any, 16, MSG_DONTWAIT), RX(any, 16, MSG_DONTWAIT), RX(one, 16, MSG_DONTWAIT),
+        RX(one, 16, MSG_DONTWAIT), RX(con, 16, MSG_DONTWAIT), RX(con, 16, MSG_DONTWAIT);
     section("the last of two that share takes it");
     int s1 = sock(SOCK_DGRAM), s2 = sock(SOCK_DGRAM);
     setint(s1, SOL_SOCKET, SO_REUSEADDR, 1), setint(s2, SOL_SOCKET, SO_REUSEADDR, 1);
@@ -210,11 +218,9 @@ int main(void)
     section("a full receive buffer drops");
     setint(u, SOL_SOCKET, SO_RCVBUF, 1);
     int sent = 0, got = 0;
-    for (int i = 0; i < 200; i++)
-        sent += sendto(v, big, 1000, 0, SA(&a), sizeof a) == 1000;
+    for (int i = 0; i < 200; i++) sent += sendto(v, big, 1000, 0, SA(&a), sizeof a) == 1000;
     settle();
-    while (recv(u, big, sizeof big, MSG_DONTWAIT) > 0)
-        got++;
+    while (recv(u, big, sizeof big, MSG_DONTWAIT) > 0) got++;
     V(sent), V(got > 0), V(got < 20);
     T(sendto(v, "again", 5, 0, SA(&a), sizeof a));
     from(u, 0);

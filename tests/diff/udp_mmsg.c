@@ -5,8 +5,7 @@ static struct mmsghdr mm[8];
 static struct iovec iov[8];
 static char buf[8][32];
 static int u, v;
-static void prep(void)
-{
+static void prep(void) {
     memset(mm, 0, sizeof mm);
     for (int i = 0; i < 8; i++) {
         iov[i].iov_base = buf[i], iov[i].iov_len = sizeof buf[i];
@@ -14,14 +13,11 @@ static void prep(void)
         mm[i].msg_len = 777;
     }
 }
-static void show(int n)
-{
-    for (int i = 0; i < n; i++)
-        bytes("message", buf[i], mm[i].msg_len);
+static void show(int n) {
+    for (int i = 0; i < n; i++) bytes("message", buf[i], mm[i].msg_len);
 }
 static int tid;
-static void *later(void *arg)
-{
+static void* later(void* arg) {
     (void)arg;
     wait_asleep(tid);
     send(v, "late1", 5, 0);
@@ -30,18 +26,17 @@ static void *later(void *arg)
     return 0;
 }
 
-int main(void)
-{
+int main(void) {
     diff_init();
     udp_pair(&u, &v);
     tid = self_tid();
     section("send");
     prep();
-    for (int i = 0; i < 5; i++)
-        iov[i].iov_len = sprintf(buf[i], "number %d", i);
+    for (int i = 0; i < 5; i++) iov[i].iov_len = sprintf(buf[i], "number %d", i);
     T(sendmmsg(v, mm, 5, 0));
     V(mm[0].msg_len), V(mm[4].msg_len), V(mm[5].msg_len);
-    T(sendmmsg(v, mm, 0, 0)), T(sendmmsg(-1, mm, 1, 0)), T(sendmmsg(0, mm, 1, 0)), T(sendmmsg(9999, mm, 0, 0));
+    T(sendmmsg(v, mm, 0, 0)), T(sendmmsg(-1, mm, 1, 0)), T(sendmmsg(0, mm, 1, 0)),
+        T(sendmmsg(9999, mm, 0, 0));
     section("receive");
     prep();
     settle();
@@ -50,7 +45,8 @@ int main(void)
     V(mm[3].msg_len);
     T(recvmmsg(u, mm, 8, MSG_WAITFORONE, 0));
     show(2);
-    T(recvmmsg(u, mm, 8, MSG_DONTWAIT, 0)), T(recvmmsg(u, mm, 0, 0, 0)), T(recvmmsg(-1, mm, 1, 0, 0));
+    T(recvmmsg(u, mm, 8, MSG_DONTWAIT, 0)), T(recvmmsg(u, mm, 0, 0, 0)),
+        T(recvmmsg(-1, mm, 1, 0, 0));
     section("wait for one");
     pthread_t t = spawn_thread(later, 0);
     T(recvmmsg(u, mm, 8, MSG_WAITFORONE, 0));
@@ -63,7 +59,7 @@ int main(void)
     show(2);
     pthread_join(t, 0);
     section("timeout is looked at after each datagram only");
-    struct timespec ts = { 0, 1 };
+    struct timespec ts = {0, 1};
     t = spawn_thread(later, 0);
     T(recvmmsg(u, mm, 2, 0, &ts));
     show(1);
@@ -91,8 +87,7 @@ int main(void)
     section("an error in the middle");
     prep();
     static char huge[70000];
-    for (int i = 0; i < 3; i++)
-        iov[i].iov_len = 4;
+    for (int i = 0; i < 3; i++) iov[i].iov_len = 4;
     iov[1].iov_base = huge, iov[1].iov_len = sizeof huge;
     T(sendmmsg(v, mm, 3, 0));
     T(sendmmsg(v, mm + 1, 2, 0));
@@ -108,8 +103,7 @@ int main(void)
     int c, s;
     tcp_pair(&c, &s);
     prep();
-    for (int i = 0; i < 3; i++)
-        iov[i].iov_len = sprintf(buf[i], "tcp%d ", i);
+    for (int i = 0; i < 3; i++) iov[i].iov_len = sprintf(buf[i], "tcp%d ", i);
     T(sendmmsg(c, mm, 3, 0));
     V(mm[2].msg_len);
     settle();
@@ -128,9 +122,8 @@ int main(void)
     static struct mmsghdr many[1100];
     int x, y;
     udp_pair(&x, &y);
-    struct iovec e = { "", 0 };
-    for (int i = 0; i < 1100; i++)
-        many[i].msg_hdr.msg_iov = &e, many[i].msg_hdr.msg_iovlen = 1;
+    struct iovec e = {"", 0};
+    for (int i = 0; i < 1100; i++) many[i].msg_hdr.msg_iov = &e, many[i].msg_hdr.msg_iovlen = 1;
     T(sendmmsg(y, many, 1100, 0));
     return 0;
 }

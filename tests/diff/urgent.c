@@ -2,12 +2,17 @@
 #include "diff.h"
 
 static volatile sig_atomic_t urg;
-static void on_urg(int sig) { (void)sig; urg++; }
+static void on_urg(int sig) {
+    (void)sig;
+    urg++;
+}
 static int c, s;
-static int mark(void) { int n = -1; return ioctl(s, 0x8905 /* SIOCATMARK */, &n) < 0 ? -1 : n; }
+static int mark(void) {
+    int n = -1;
+    return ioctl(s, 0x8905 /* SIOCATMARK */, &n) < 0 ? -1 : n;
+}
 
-int main(void)
-{
+int main(void) {
     diff_init();
     signal(SIGURG, on_urg);
     section("nothing urgent");
@@ -39,7 +44,8 @@ int main(void)
     RX(s, 16, MSG_DONTWAIT);
     V(mark());
     section("a new one replaces the old");
-    T(send(c, "1", 1, MSG_OOB)), T(send(c, "ab", 2, 0)), T(send(c, "2", 1, MSG_OOB)), T(send(c, "cd", 2, 0));
+    T(send(c, "1", 1, MSG_OOB)), T(send(c, "ab", 2, 0)), T(send(c, "2", 1, MSG_OOB)),
+        T(send(c, "cd", 2, 0));
     settle();
     RX(s, 4, MSG_OOB);
     RX(s, 16, 0), V(mark()), RX(s, 16, 0), RX(s, 16, MSG_DONTWAIT);
@@ -66,7 +72,7 @@ int main(void)
     fd_set x;
     FD_ZERO(&x);
     FD_SET(s, &x);
-    struct timeval tv = { 1, 0 };
+    struct timeval tv = {1, 0};
     T(select(s + 1, 0, 0, &x, &tv));
     RX(s, 1, MSG_OOB);
     FD_SET(s, &x);
@@ -87,8 +93,7 @@ int main(void)
     V(urg); // nobody owns it yet
     T(fcntl(s, F_SETOWN, getpid()));
     T(send(c, "S", 1, MSG_OOB));
-    for (int i = 0; i < 200 && !urg; i++)
-        nap(5);
+    for (int i = 0; i < 200 && !urg; i++) nap(5);
     V(urg);
     RX(s, 1, MSG_OOB);
     T(fcntl(s, F_SETOWN, 0));
@@ -97,12 +102,12 @@ int main(void)
     V(urg);
     section("recvmsg says MSG_OOB");
     char b[4];
-    struct iovec iov = { b, 4 };
-    struct msghdr m = { 0, 0, &iov, 1, 0, 0, 0 };
+    struct iovec iov = {b, 4};
+    struct msghdr m = {0, 0, &iov, 1, 0, 0, 0};
     T(recvmsg(s, &m, MSG_OOB));
     say("flags %#x", m.msg_flags);
     section("urgent and end of file");
-    recv(s, (char[8]){ 0 }, 8, MSG_DONTWAIT);
+    recv(s, (char[8]){0}, 8, MSG_DONTWAIT);
     T(send(c, "Z", 1, MSG_OOB)), T(shutdown(c, SHUT_WR));
     settle();
     PALL(s);

@@ -3,6 +3,7 @@
 
 #include <sys/wait.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <memory>
@@ -180,11 +181,11 @@ TEST_CASE("wait: a wake that died with its sender is made good", "[wait][crash]"
     for (int round = 0; round < 100; ++round) {
         word->store(0);
         std::atomic<bool> stop{false};
-        u32 last = 0;
+        std::atomic<u32> last{0};
         std::thread sleeper([&] {
             struct view {
                 std::atomic<u32>* word;
-                u32* last;
+                std::atomic<u32>* last;
                 std::atomic<bool>* stop;
             } v{word, &last, &stop};
             while (!stop) {
@@ -192,7 +193,7 @@ TEST_CASE("wait: a wake that died with its sender is made good", "[wait][crash]"
                     s.wq(), WAIT_RX,
                     [](void* p) {
                         const auto* x = static_cast<view*>(p);
-                        return *x->stop || x->word->load() != *x->last;
+                        return *x->stop || x->word->load() != x->last->load();
                     },
                     &v, -1);
                 last = word->load();
@@ -209,9 +210,8 @@ TEST_CASE("wait: a wake that died with its sender is made good", "[wait][crash]"
         usleep(rng() % 2000);
         kill_and_reap(pid, id);
         const u32 sent = word->load();
-        for (int i = 0; i < 2000 && __atomic_load_n(&last, __ATOMIC_ACQUIRE) != sent; ++i)
-            usleep(500);
-        CHECK(__atomic_load_n(&last, __ATOMIC_ACQUIRE) == sent);
+        for (int i = 0; i < 2000 && last != sent; ++i) usleep(500);
+        CHECK(last == sent);
         stop = true;
         wake_up(s.wq(), EPOLLIN);
         sleeper.join();
