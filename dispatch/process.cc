@@ -42,11 +42,16 @@ void share_all() {
 int process_attach() {
     if (SOCKSHIM_LIKELY(prepared.load() == 2)) return 0;
     fd_table_init(); // attaching opens a descriptor of ours
-    const int r = arena_attach();
+    int r = arena_attach();
+    // A child forked while its parent was in here is under the parent's name still.
+    const u32 pid = static_cast<u32>(raw_syscall(SYS_getpid));
+    if (r == 0 && proc_pid(self_proc) != pid) r = process_register();
     if (r) return r;
+    // Begun by a thread that stayed behind in the parent: begin again.
+    if (prepared.load() == 1 && process_pid != pid) prepared.store(0);
+    process_pid = pid;
     u32 expected = 0;
     if (prepared.cas(expected, 1)) {
-        process_pid = static_cast<u32>(raw_syscall(SYS_getpid));
         if (on_attach) on_attach();
         timer_kick_processes();
         prepared.store(2);
@@ -57,7 +62,9 @@ int process_attach() {
 bool process_is_self() { return static_cast<u32>(raw_syscall(SYS_getpid)) == process_pid; }
 
 void process_before_fork() {
-    if (prepared.load() == 2) share_all();
+    if (prepared.load() != 2) return;
+    share_all();
+    eventpoll_fork_begins();
 }
 
 void process_after_fork_parent() {}

@@ -28,7 +28,8 @@ constinit mapping the_arena{};
 
 namespace {
 
-constinit a32 attach_state{0}; // 0 not tried, 1 under way, 2 attached, 3 failed
+enum : u32 { attach_idle = 0, attach_under_way = 1, attach_done = 2, attach_failed = 3 };
+constinit a32 attach_state{attach_idle};
 constinit u64 arena_dev = 0;
 constinit internal_fd directory{};
 constinit char directory_path[320] = {};
@@ -226,6 +227,8 @@ int attach() {
         }
         if (r == 0) r = join_or_create(dir, netns);
         if (r == 0) r = process_register();
+        // Explicitly: a child forked meanwhile holds the same open file description.
+        raw_syscall(SYS_flock, lock, LOCK_UN);
         raw_syscall(SYS_close, lock);
     }
     if (r < 0) {
@@ -271,19 +274,25 @@ int arena_commit(u64 offset, u64 bytes) {
     }
 }
 
+// attach_state: attach_under_way carries the pid of who is at it, above the two low bits.
 int arena_attach() {
     for (;;) {
         u32 seen = attach_state.load();
-        if (SOCKSHIM_LIKELY(seen == 2)) return 0;
-        if (seen == 3 || config().disable) return -ENOSYS;
-        if (seen == 1) {
-            raw_syscall(SYS_sched_yield);
+        if (SOCKSHIM_LIKELY(seen == attach_done)) return 0;
+        if (seen == attach_failed || config().disable) return -ENOSYS;
+        const u32 pid = static_cast<u32>(raw_syscall(SYS_getpid));
+        if (seen != attach_idle) {
+            // Another thread; in a forked child, one that stayed behind in the parent.
+            if (seen >> 2 != pid)
+                attach_state.cas(seen, attach_idle);
+            else
+                raw_syscall(SYS_sched_yield);
             continue;
         }
-        if (!attach_state.cas(seen, 1)) continue;
+        if (!attach_state.cas(seen, pid << 2 | attach_under_way)) continue;
         critical_enter();
         const int r = attach();
-        attach_state.store(r ? 3 : 2);
+        attach_state.store(r ? attach_failed : attach_done);
         critical_leave();
         if (r) notice("%s: %s (error %d); sockets go to the kernel", directory_path, reason(r), -r);
         return r;
@@ -291,19 +300,19 @@ int arena_attach() {
 }
 
 int arena_attach_private() {
-    if (attach_state.load() == 2) return 0;
+    if (arena_attached()) return 0;
     u8* base = map_file(-1, MAP_SHARED | MAP_ANONYMOUS);
     if (!base) return -ENOMEM;
     map_views(base);
     int r = initialise(0);
     if (r == 0) r = process_register();
-    if (r == 0) attach_state.store(2);
+    if (r == 0) attach_state.store(attach_done);
     return r;
 }
 
 bool arena_is_private() { return arena_attached() && !directory_path[0]; }
 
-bool arena_attached() { return attach_state.load() == 2; }
+bool arena_attached() { return attach_state.load() == attach_done; }
 
 hash_area* arena_hash_area() { return the_arena.hashes; }
 
@@ -341,7 +350,15 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
     }
 }
 
+static constinit thread_local int own_directory_plus_1 = 0;
+
+void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
+
 int arena_openat(const char* name, int flags, int mode) {
+    if (own_directory_plus_1) {
+        return static_cast<int>(raw_syscall(SYS_openat, own_directory_plus_1 - 1, ptr_arg(name),
+                                            flags | O_NOFOLLOW, mode));
+    }
     // The number is used as it is: verifying it first would cost as much as the open. Whoever replaced
     // it put no files of these names there, and then it is opened anew.
     for (int tries = 0; tries < 2; ++tries) {

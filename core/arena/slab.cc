@@ -187,8 +187,12 @@ extent extent_alloc(u32 bytes) {
     if (bytes > extent_max_bytes) return {};
     u32 cls = 0;
     while ((1024u << (2 * cls)) < bytes) ++cls;
-    const handle<void> h = cell_alloc(static_cast<region_id>(REGION_EXTENT_1K + cls));
-    return h.gen ? extent{h.index | cls << 28, h.gen} : extent{};
+    // Where memory has run out, a larger one that is free will do.
+    for (; cls < extent_classes; ++cls) {
+        const handle<void> h = cell_alloc(static_cast<region_id>(REGION_EXTENT_1K + cls));
+        if (h.gen) return {h.index | cls << 28, h.gen};
+    }
+    return {};
 }
 
 static region_id extent_region(extent e) {

@@ -55,6 +55,10 @@ bool parse_number(const char* text, u64 lo, u64 hi, u64& out) {
 
 void read_environment() {
     if (!environ) return;
+    // First, so that it holds for what is said of the others.
+    for (char** e = environ; *e; ++e) {
+        if (!std::strncmp(*e, "SOCKSHIM_QUIET=", 15)) parse_flag(*e + 15, the_config.quiet);
+    }
     for (char** e = environ; *e; ++e) {
         if (std::strncmp(*e, "SOCKSHIM_", 9)) continue;
         const char* eq = std::strchr(*e, '=');

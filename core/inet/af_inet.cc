@@ -147,8 +147,10 @@ int inet_release(socket& sock) {
     if (sock_flag(*sk, SOCK_LINGER) && !current_exiting) {
         timeout = static_cast<i64>(sk->sk_lingertime_s) * 1000000;
     }
-    sock.sk = {};
+    // In this order: who finds the socket of a process that died in close() still finds the sock, and
+    // closes it to the end.
     sk_prot(*sk).close(*sk, timeout);
+    sock.sk = {};
     return 0;
 }
 

@@ -347,4 +347,21 @@ const proto tcp_prot = {
     .repair = tcp_repair,
 };
 
+bool tcp_v4_peer_gone(const sock& sk) {
+    constexpr u32 synchronised = TCPF_ESTABLISHED | TCPF_FIN_WAIT1 | TCPF_FIN_WAIT2 |
+                                 TCPF_CLOSE_WAIT | TCPF_CLOSING | TCPF_LAST_ACK;
+    if (!(sk_statef(sk) & synchronised)) return false;
+    const sock_common& c = sk.__sk_common;
+    return !inet_lookup_established(inet_sk(sk).inet_saddr, c.skc_num, c.skc_daddr,
+                                    __builtin_bswap16(c.skc_dport))
+                .kind;
+}
+
+void tcp_v4_reset_lonely(sock& sk) {
+    tcp_unfuse(sk);
+    lock_sock(sk);
+    if (tcp_v4_peer_gone(sk)) tcp_reset(this_tcp_env(), sk);
+    release_sock(sk);
+}
+
 } // namespace sockshim

@@ -7,10 +7,13 @@
 #include "core/arena/extent.h"
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
+#include "core/inet/dgram_sock.h"
+#include "core/inet/tcp_ipv4.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
 #include "core/net/proto.h"
 #include "core/net/references.h"
+#include "core/tcp/tcp.h"
 
 namespace sockshim {
 
@@ -128,6 +131,65 @@ void reference_mark(extent e) {
          {e.index & 0xfffffff, e.gen});
 }
 
+namespace {
+
+// What a process that died between two steps of accept, release or close leaves of a sock.
+enum class remains : u8 { none, unowned, closed, reset_lost };
+
+remains remains_of(const sock& sk) {
+    if (sk_is_abandoned(sk)) return remains::unowned;
+    if (sk_family(sk) != AF_INET) return remains::none;
+    const bool held = sk.sk_socket && slab_get(sk.sk_socket);
+    if (sk_is_dgram(sk)) {
+        return held || sk.sk_timer_us.load() ? remains::none : remains::unowned;
+    }
+    if (sk.__sk_common.skc_prot_id != PROT_TCP) return remains::none;
+    if (sock_flag(sk, SOCK_DEAD) && sk_state(sk) == TCP_CLOSE) return remains::closed;
+    return tcp_v4_peer_gone(sk) ? remains::reset_lost : remains::none;
+}
+
+void bury(sock& sk, remains what) {
+    switch (what) {
+    case remains::none: return;
+    case remains::unowned:
+        sk.sk_socket = {};
+        sk_prot(sk).close(sk, 0);
+        return;
+    case remains::closed:
+        lock_sock(sk);
+        if (sock_flag(sk, SOCK_DEAD) && sk_state(sk) == TCP_CLOSE) inet_csk_destroy_sock(sk);
+        release_sock(sk);
+        return;
+    case remains::reset_lost: tcp_v4_reset_lonely(sk); return;
+    }
+}
+
+// As for cells: what looks lost at two sweeps is lost, what is only on its way is not seen twice.
+void sweep_socks() {
+    struct sighting {
+        u32 gen;
+        remains what;
+    };
+    static sighting* seen = map_zeroed<sighting>(max_sockets);
+    if (!seen) return;
+    const exiting_scope exiting;
+    const u32 n = cells_committed(REGION_SOCK);
+    for (u32 i = 0; i < n; ++i) {
+        const handle<sock> h = slab_handle_at<sock>(i);
+        sock* sk = slab_get(h);
+        const bool live = cell_word::state(cell_word_at(REGION_SOCK, i)) == CELL_LIVE;
+        const remains what = live && sk ? remains_of(*sk) : remains::none;
+        if (what != remains::none && seen[i].gen == h.gen && seen[i].what == what) {
+            seen[i] = {};
+            bury(*sk, what);
+        } else {
+            seen[i] = {what == remains::none ? 0 : h.gen, what};
+        }
+    }
+}
+
+} // namespace
+
 void sweep_unreferenced() {
     for (u32 r = 0; r < REGION_COUNT; ++r) {
         if (!swept(r)) continue;
@@ -153,23 +215,7 @@ void sweep_unreferenced() {
             }
         }
     }
-    // Socks whose socket vanished between two steps of a dead process (accept, release).
-    static u32* orphan_seen = map_zeroed<u32>(max_sockets);
-    const u32 n = cells_committed(REGION_SOCK);
-    for (u32 i = 0; orphan_seen && i < n; ++i) {
-        const handle<sock> h = slab_handle_at<sock>(i);
-        sock* sk = slab_get(h);
-        const bool live = cell_word::state(cell_word_at(REGION_SOCK, i)) == CELL_LIVE;
-        if (!live || !sk || !sk_is_abandoned(*sk)) {
-            orphan_seen[i] = 0;
-        } else if (orphan_seen[i] == h.gen) {
-            orphan_seen[i] = 0;
-            sk->sk_socket = {};
-            sk_prot(*sk).close(*sk, 0);
-        } else {
-            orphan_seen[i] = h.gen;
-        }
-    }
+    sweep_socks();
 }
 
 } // namespace sockshim

@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <sys/socket.h>
 
+#include "core/net/eventpoll.h"
 #include "core/net/module.h"
 #include "core/net/proto.h"
 
@@ -40,6 +41,7 @@ void sock_free(socket& sock) { slab_free(socket_handle(sock)); }
 void sock_release(socket& sock) {
     if (sock.ops_id) {
         const proto_ops& ops = ops_of(sock.ops_id);
+        eventpoll_release_socket(sock.sk);
         ops.release(sock);
         sock.ops_id = 0;
         module_put(ops.owner);

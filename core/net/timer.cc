@@ -34,6 +34,9 @@ namespace {
 
 constexpr char bell_name[] = "duty.bell";
 constexpr u64 sweep_every_us = 1000000;
+// After a death, so many looks at what nothing refers to, so far apart.
+constexpr u32 sweeps_after_death = 3;
+constexpr u64 sweep_lost_us = 50000;
 
 // The duty thread gets up at whole ticks, as jiffies have it: deadlines of thousands of connections would
 // else wake it for each. Later by up to a millisecond, never earlier.
@@ -220,12 +223,15 @@ void on_duty(int bell) {
     duty.rung.store(0);
     full_fence();
     for (u32 i = 0; i < cells_committed(REGION_SOCK); ++i) look_at(i, nullptr);
-    u64 next_sweep = 0, next_exec = 0, exec_since = 0;
+    u64 next_sweep = 0, next_exec = 0, exec_since = 0, next_lost = 0;
+    u32 sweeps =
+        sweeps_after_death; // the last one on duty may have died in the middle of something
     bool processes = true, unaccounted = false;
     for (;;) {
         u64 now = monotonic_us();
         if (processes) {
-            if (reap_dead_processes()) sweep_unreferenced();
+            // What the dead were in the middle of is judged by two sightings (sweep_unreferenced).
+            if (reap_dead_processes()) sweeps = sweeps_after_death, next_lost = now;
             watch_processes(d);
             unaccounted = sockets_unaccounted();
             processes = false;
@@ -241,6 +247,11 @@ void on_duty(int bell) {
             exec_since = next_exec = 0;
         }
         run_timers(now);
+        if (sweeps && now >= next_lost) {
+            sweep_unreferenced();
+            --sweeps;
+            next_lost = now + sweep_lost_us;
+        }
         bool minisocks = true;
         if (now >= next_sweep) {
             minisocks = sweep_minisocks(now);
@@ -248,6 +259,7 @@ void on_duty(int bell) {
         }
         u64 wake = heap.count ? heap.entries[0].deadline_us : ~u64{0};
         if (minisocks) wake = min_of(wake, next_sweep);
+        if (sweeps) wake = min_of(wake, next_lost);
         if (exec_since) wake = min_of(wake, next_exec);
         if (d.unwatched) wake = min_of(wake, now + sweep_every_us);
         wake = tick_up(wake);
@@ -294,6 +306,7 @@ void thread_main() {
     raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
     const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(arena_directory()),
                                  O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    arena_use_own_directory(static_cast<int>(dir));
     const long lock_fd =
         raw_syscall(SYS_openat, dir, ptr_arg("duty"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (lock_fd < 0) return;

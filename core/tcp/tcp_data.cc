@@ -148,6 +148,7 @@ static void tcp_fin(tcp_env& env, sock& sk) {
     tp.ooo_fin = 0;
     tp.num_ooo = 0;
     __atomic_store_n(&tp.rcv_nxt, tp.rcv_nxt + 1, __ATOMIC_RELEASE);
+    tp.bytes_received += 1; // as Linux, tcpi_bytes_received counts the FIN
     inet_csk_schedule_ack(sk);
     sk.sk_shutdown.store(sk.sk_shutdown.load() | RCV_SHUTDOWN);
     sock_set_flag(sk, SOCK_DONE, true);
