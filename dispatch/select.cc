@@ -208,6 +208,9 @@ long ask_select(kernel_side& side, const timespec* timeout, const sigset_t* mask
     return r;
 }
 
+// What a shell, which keeps 255 open, leaves its children; the least would be 64.
+constexpr u32 least_table_size = 256;
+
 // How far Linux would look in this process: its descriptor table's size, which what the library itself
 // keeps open at high numbers must not raise. Descriptors beyond it are not even bad.
 u32 native_table_size() {
@@ -238,8 +241,7 @@ u32 native_table_size() {
         }
     }
     raw_syscall(SYS_close, dir);
-    u32 size =
-        256; // what a shell, which keeps 255 open, leaves its children; the least would be 64
+    u32 size = least_table_size;
     while (size <= highest) size *= 2;
     return size;
 }
@@ -310,7 +312,8 @@ long select_call(int nfds, fd_set* ur, fd_set* uw, fd_set* ux, timespec* utimeou
                       ours * sizeof(poll_item));
     if (!item_room) return -ENOMEM;
     poll_wait wait(item_room.take<poll_item>(ours), kernel);
-    bool internal = false;
+    // Bits that the kernel may not look at, and would leave set in its answer.
+    bool doubtful = false;
     for (u32 w = 0; w < user_words; ++w) {
         for (word bits = given[0][w] | given[1][w] | given[2][w]; bits; bits &= bits - 1) {
             const u32 fd = w * word_bits + static_cast<u32>(__builtin_ctzl(bits));
@@ -322,12 +325,12 @@ long select_call(int nfds, fd_set* ur, fd_set* uw, fd_set* ux, timespec* utimeou
                 if (kind != FD_SOCKET) put_bit(kernel.sets[s], fd);
             }
             kernel.any |= kind != FD_SOCKET;
-            internal |= kind == FD_INTERNAL;
+            doubtful |= kind == FD_INTERNAL || (kind != FD_SOCKET && fd >= least_table_size);
             if (kind != FD_SOCKET && kind != FD_EPOLL) continue;
             if (wait.count() == ours || !wait.add(static_cast<int>(fd), fd, want)) return -EBADF;
         }
     }
-    if (internal && !drop_beyond_table(kernel)) return -EBADF;
+    if (doubtful && !drop_beyond_table(kernel)) return -EBADF;
     long r = wait.wait(args.now, args.deadline_us, args.mask);
     if (r == -EBADF) {
         if (!drop_beyond_table(kernel)) return -EBADF;

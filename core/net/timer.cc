@@ -34,8 +34,9 @@ namespace {
 
 constexpr char bell_name[] = "duty.bell";
 constexpr u64 sweep_every_us = 1000000;
-// After a death, so many looks at what nothing refers to, so far apart.
-constexpr u32 sweeps_after_death = 3;
+// After a death, so many looks at what nothing refers to, the first so long after it, each next one
+// after twice that: a request that the dead left behind takes seconds to be given up.
+constexpr u32 sweeps_after_death = 9;
 constexpr u64 sweep_lost_us = 50000;
 
 // The duty thread gets up at whole ticks, as jiffies have it: deadlines of thousands of connections would
@@ -250,7 +251,7 @@ void on_duty(int bell) {
         if (sweeps && now >= next_lost) {
             sweep_unreferenced();
             --sweeps;
-            next_lost = now + sweep_lost_us;
+            next_lost = now + (sweep_lost_us << (sweeps_after_death - 1 - sweeps));
         }
         bool minisocks = true;
         if (now >= next_sweep) {
