@@ -2,6 +2,7 @@
 // what it held. Each step is idempotent, and a reaper that dies is reaped itself.
 #include "core/net/reaper.h"
 
+#include <cerrno>
 #include <sys/mman.h>
 
 #include "core/arena/extent.h"
@@ -134,7 +135,7 @@ void reference_mark(extent e) {
 namespace {
 
 // What a process that died between two steps of accept, release or close leaves of a sock.
-enum class remains : u8 { none, unowned, closed, reset_lost };
+enum class remains : u8 { none, unowned, closed, stuck, reset_lost };
 
 remains remains_of(const sock& sk) {
     if (sk_is_abandoned(sk)) return remains::unowned;
@@ -144,7 +145,14 @@ remains remains_of(const sock& sk) {
         return held || sk.sk_timer_us.load() ? remains::none : remains::unowned;
     }
     if (sk.__sk_common.skc_prot_id != PROT_TCP) return remains::none;
-    if (sock_flag(sk, SOCK_DEAD) && sk_state(sk) == TCP_CLOSE) return remains::closed;
+    if (sock_flag(sk, SOCK_DEAD)) {
+        // An orphan is on its way out, driven by a timer; these are not.
+        const u32 state = sk_statef(sk);
+        if (state & TCPF_CLOSE) return remains::closed;
+        if (state & (TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)) return remains::unowned;
+        const u32 fin_due = TCPF_FIN_WAIT1 | TCPF_CLOSING | TCPF_LAST_ACK;
+        if ((state & fin_due) && !sk.sk_timer_us.load()) return remains::stuck;
+    }
     return tcp_v4_peer_gone(sk) ? remains::reset_lost : remains::none;
 }
 
@@ -158,6 +166,11 @@ void bury(sock& sk, remains what) {
     case remains::closed:
         lock_sock(sk);
         if (sock_flag(sk, SOCK_DEAD) && sk_state(sk) == TCP_CLOSE) inet_csk_destroy_sock(sk);
+        release_sock(sk);
+        return;
+    case remains::stuck:
+        lock_sock(sk);
+        if (!sk.sk_timer_us.load()) tcp_abort(this_tcp_env(), sk, ECONNRESET);
         release_sock(sk);
         return;
     case remains::reset_lost: tcp_v4_reset_lonely(sk); return;
