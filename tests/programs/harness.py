@@ -313,7 +313,11 @@ class World:
         return self.path(name)
 
     def port(self):
-        return free_port()
+        """A free port that the kernel has nothing of: earlier native runs leave connections in TIME_WAIT."""
+        while True:
+            port = free_port()
+            if not kernel_sockets(port):
+                return port
 
     def start(self, *argv, shim=True, env=None, stdin=None, name=None, cwd=None, pass_fds=()):
         program = Program(self, argv, shim, env, stdin, name, cwd, pass_fds)
