@@ -6,11 +6,13 @@
 // it, and at 0 a wait sleeps at once. A sleep that turns out to have been short raises it again, so an
 // idle server never spins and a busy one never sleeps.
 #pragma once
+#include "core/base/config.h"
 #include "core/net/wait_queue.h"
 
 namespace sockshim {
 
-inline constexpr u32 spin_limit_us = 50;
+// SOCKSHIM_SPIN_US; 0: sleep at once.
+inline u32 spin_limit_us() { return static_cast<u32>(config().spin_us); }
 
 class spin_wait {
 public:

@@ -67,7 +67,7 @@ bool spin_wait::pause() {
     if (!started_) {
         started_ = true;
         const score_word w = score_word::unpack(score_.load_relaxed());
-        budget_us_ = static_cast<u32>(w.score) * spin_limit_us / score_max;
+        budget_us_ = static_cast<u32>(w.score) * spin_limit_us() / score_max;
         if (budget_us_ == 0) {
             begun_us_ = monotonic_us();
             exhausted_ = slept_ = true;
@@ -113,7 +113,7 @@ void spin_wait::finish(bool came) {
     score_word w = score_word::unpack(before);
     // Awake until the end, the time of the last look is near enough.
     const u64 now = !begun_us_ ? 0 : last_us_ && !slept_ ? last_us_ : monotonic_us();
-    const bool brief = came && now - begun_us_ <= spin_limit_us;
+    const bool brief = came && now - begun_us_ <= spin_limit_us();
     if (brief && w.ignore) {
         --w.ignore;
     } else if (brief) {
