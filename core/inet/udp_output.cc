@@ -201,8 +201,8 @@ int no_taker(const udp_flow& flow, const udp_payload& payload) {
     return 0;
 }
 
-// Sends one datagram. `cache`: remember the receiver for (daddr, dport) as the caller gave them.
-int udp_deliver(sock& sk, const udp_flow& flow, const udp_payload& payload, udp_dst* cache) {
+// Sends one datagram. `found_dst`: who took it, for dst_entry(); untouched if nobody did.
+int udp_deliver(sock& sk, const udp_flow& flow, const udp_payload& payload, udp_dst* found_dst) {
     trace_way("udp_deliver");
     if (flow.type != RTN_LOCAL) {
         if (!dgram_bucket_empty(PROT_RAW, IPPROTO_UDP) && !network_hands_over()) {
@@ -248,18 +248,17 @@ int udp_deliver(sock& sk, const udp_flow& flow, const udp_payload& payload, udp_
         if (!room) return -ENOBUFS;
         sock* peer = slab_get(to);
         if (!peer) continue;
-        if (cache && !flow.gso_size) {
-            *cache = {};
-            cache->cookie = sk.__sk_common.skc_cookie;
-            cache->sport = flow.sport;
-            cache->bound = inet_sk(sk).inet_saddr;
-            cache->saddr = flow.saddr;
-            cache->to = flow.daddr;
-            cache->chain = &dgram_bucket(PROT_UDP, flow.dport).head;
-            cache->raws = &dgram_bucket(PROT_RAW, IPPROTO_UDP).head;
-            cache->chain_word = chain_word;
-            cache->raw_word = raw_word;
-            cache->peer = to;
+        if (found_dst && !flow.gso_size) {
+            found_dst->cookie = sk.__sk_common.skc_cookie;
+            found_dst->sport = flow.sport;
+            found_dst->bound = inet_sk(sk).inet_saddr;
+            found_dst->saddr = flow.saddr;
+            found_dst->to = flow.daddr;
+            found_dst->chain = &dgram_bucket(PROT_UDP, flow.dport).head;
+            found_dst->raws = &dgram_bucket(PROT_RAW, IPPROTO_UDP).head;
+            found_dst->chain_word = chain_word;
+            found_dst->raw_word = raw_word;
+            found_dst->peer = to;
         }
         const dgram_result r = deliver_to(*peer, flow, payload);
         if (r == dgram_result::closed || r == dgram_result::noring) continue; // closed this moment
@@ -446,12 +445,13 @@ i64 send_slowly(sock& sk, msghdr_iter& msg, be32 daddr, u16 dport, u32 len) {
     if (const int err = check_gso(sk, flow, len)) return err;
     const udp_payload payload{&msg.iter, nullptr, len};
     const bool plain = flow.type == RTN_LOCAL && !msg.controllen;
-    udp_dst* cache = plain ? &dst_entry(sk, daddr, dport) : nullptr;
-    const int err = udp_deliver(sk, flow, payload, cache);
-    if (cache && cache->peer) {
-        cache->sk = &sk;
-        cache->daddr = daddr;
-        cache->dport = dport;
+    udp_dst found{};
+    const int err = udp_deliver(sk, flow, payload, plain ? &found : nullptr);
+    if (found.peer) {
+        found.sk = &sk;
+        found.daddr = daddr;
+        found.dport = dport;
+        dst_entry(sk, daddr, dport) = found;
     }
     return err ? err : static_cast<i64>(len);
 }

@@ -3,6 +3,7 @@
 
 int main(void) {
     diff_init();
+    wide_table();
     bad_list();
     int c, s;
     tcp_pair(&c, &s);

@@ -25,6 +25,7 @@ static void zero(void) {
 
 int main(void) {
     diff_init();
+    wide_table();
     tid = self_tid();
     int u, v, p[2], l = listener(2, 0);
     tcp_pair(&c, &s), udp_pair(&u, &v);

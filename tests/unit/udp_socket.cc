@@ -388,6 +388,22 @@ TEST_CASE("udp: nobody there", "[udp]") {
     }
 }
 
+TEST_CASE("udp: a port without a taker does not inherit the one that shares its place in the cache",
+          "[udp]") {
+    endpoint a, b;
+    REQUIRE(a.bind(lo1, 21500) == 0);
+    REQUIRE(b.bind(lo1, 0) == 0);
+    std::string got;
+    // Every place of the sender's cache holds `a` before somebody else's port is tried there.
+    for (u16 port = 21501; port < 21501 + 32; ++port) {
+        REQUIRE(b.sendto("yours", lo1, 21500) == 5);
+        REQUIRE(a.recv(got) == 5);
+        static_cast<void>(b.sendto("nobody's", lo1, port));
+        static_cast<void>(b.sendto("nobody's", lo1, port));
+        REQUIRE(a.recv(got) == -EAGAIN);
+    }
+}
+
 TEST_CASE("udp: control messages on the way in and out", "[udp]") {
     endpoint server, client;
     std::string got;
