@@ -25,6 +25,7 @@ namespace {
 
 constinit a32 prepared{0};
 constinit u32 process_pid = 0;
+constinit a32 memory_is_shared{0};
 
 void share_all() {
     fd_table_for_each(
@@ -59,7 +60,11 @@ int process_attach() {
     return 0;
 }
 
-bool process_is_self() { return static_cast<u32>(raw_syscall(SYS_getpid)) == process_pid; }
+void process_shares_memory() { memory_is_shared.store(1); }
+
+static bool own_pid() { return static_cast<u32>(raw_syscall(SYS_getpid)) == process_pid; }
+
+bool process_is_self() { return SOCKSHIM_LIKELY(!memory_is_shared.load_relaxed()) || own_pid(); }
 
 void process_before_fork() {
     if (prepared.load() != 2) return;
@@ -87,14 +92,14 @@ void process_after_fork_child() {
 }
 
 void process_before_exec() {
-    if (prepared.load() != 2 || !process_is_self()) return; // a vfork child execs, not we
+    if (prepared.load() != 2 || !own_pid()) return; // a vfork child execs, not we
     share_all();
     process_exec(true);
     timer_kick_processes();
 }
 
 void process_exec_failed() {
-    if (prepared.load() == 2 && process_is_self()) process_exec(false);
+    if (prepared.load() == 2 && own_pid()) process_exec(false);
 }
 
 void process_before_spawn() {
@@ -102,7 +107,7 @@ void process_before_spawn() {
 }
 
 void process_exit() {
-    if (prepared.load() != 2 || !process_is_self()) return;
+    if (prepared.load() != 2 || !own_pid()) return;
     const exiting_scope exiting;
     fd_table_for_each([](int fd, u32, void*) { sys_close(fd); }, nullptr);
 }

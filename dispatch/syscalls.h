@@ -74,7 +74,9 @@ void process_after_fork_child();
 void process_before_spawn();
 void process_before_exec();
 void process_exec_failed();
-// False in a vfork child (or any other child that shares our memory): it must not touch our state.
+// False in a child that shares our memory and is not a vfork child that preload/ knows (whose calls do not
+// come here): it must not touch our state. Asked of the kernel only after such a child was announced.
 bool process_is_self();
+void process_shares_memory();
 
 } // namespace sockshim

@@ -97,6 +97,13 @@ SOCKSHIM_WRAP(pid_t, _Fork, ()) {
     return pid;
 }
 
+// About to be made: a process with descriptors of its own in our memory, its calls not marked as a vfork
+// child's are.
+static void memory_sharing_child() {
+    share_sockets();
+    process_shares_memory();
+}
+
 SOCKSHIM_WRAP(int, clone,
               (int (*fn)(void*), void* stack, int flags, void* arg, void* ptid, void* tls,
                void* ctid)) {
@@ -108,7 +115,10 @@ SOCKSHIM_WRAP(int, clone,
     }
     // In our memory but not a thread, while we sleep: a vfork child on a stack of its own.
     const bool as_vfork = (flags & CLONE_VFORK) && !(flags & (CLONE_THREAD | CLONE_SETTLS));
-    if (!as_vfork) return real::clone(fn, stack, flags, arg, ptid, tls, ctid);
+    if (!as_vfork) {
+        if (!(flags & CLONE_THREAD)) memory_sharing_child();
+        return real::clone(fn, stack, flags, arg, ptid, tls, ctid);
+    }
     share_sockets();
     const u32 before = sockshim_in_vfork;
     sockshim_in_vfork = 1;
@@ -129,8 +139,9 @@ extern "C" void* sockshim_clone_target(long number, unsigned long first) {
     }
 #endif
     static_cast<void>(number);
-    if (flags & CLONE_VM) return real::syscall_address();
-    return nullptr;
+    if (!(flags & CLONE_VM)) return nullptr;
+    if (!(flags & CLONE_THREAD)) memory_sharing_child();
+    return real::syscall_address();
 }
 
 // Called by entry.S in the parent, before vfork.

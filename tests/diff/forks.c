@@ -1,5 +1,12 @@
 // fork: both processes hold the socket, the last close counts, an inherited listener, orphans, O_NONBLOCK shared.
 #include "diff.h"
+#include <sched.h>
+
+static int shared_c, shared_s;
+static int in_our_memory(void* unused) {
+    (void)unused;
+    return close(shared_c) != 0 || dup2(1, shared_s) != shared_s || close(shared_s) != 0;
+}
 
 int main(void) {
     diff_init();
@@ -220,5 +227,16 @@ int main(void) {
     shutdown(s, SHUT_WR);
     RX(s, 16, MSG_WAITALL);
     reap(p);
+    section("a child in the same memory with descriptors of its own");
+    tcp_pair(&c, &s);
+    shared_c = c, shared_s = s;
+    static char stack[65536] __attribute__((aligned(16)));
+    p = clone(in_our_memory, stack + sizeof stack, CLONE_VM | SIGCHLD, NULL);
+    V(p > 0);
+    reap(p);
+    T(send(c, "still", 5, 0));
+    RX(s, 16, 0);
+    F(dup2(s, c));
+    RX(s, 16, 0);
     return 0;
 }
