@@ -14,11 +14,26 @@ void (*internal_fd_marked)(int fd, bool ours) = nullptr;
 // copies up to the highest number) does not grow for our sake.
 static constexpr u64 preferred_number = 960;
 
-void internal_fd_adopt(internal_fd& slot, int fd) {
+static long duplicate_high(int fd) {
     rlimit limit{};
     raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, ptr_arg(&limit));
     const u64 from = limit.rlim_cur > 64 ? min_of<u64>(preferred_number, limit.rlim_cur - 32) : 0;
-    const long high = raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, static_cast<long>(from));
+    return raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, static_cast<long>(from));
+}
+
+int internal_fd_duplicate(int fd) {
+    const int high = static_cast<int>(duplicate_high(fd));
+    if (high >= 0 && internal_fd_marked) internal_fd_marked(high, true);
+    return high;
+}
+
+void internal_fd_drop(int number) {
+    if (internal_fd_marked) internal_fd_marked(number, false);
+    raw_syscall(SYS_close, number);
+}
+
+void internal_fd_adopt(internal_fd& slot, int fd) {
+    const long high = duplicate_high(fd);
     if (high >= 0) {
         raw_syscall(SYS_close, fd);
         fd = static_cast<int>(high);
@@ -47,9 +62,7 @@ int internal_fd_number(internal_fd& slot) {
 void internal_fd_close(internal_fd& slot) {
     const int fd = internal_fd_number(slot);
     slot.number_plus_1.store(0);
-    if (fd < 0) return;
-    if (internal_fd_marked) internal_fd_marked(fd, false);
-    raw_syscall(SYS_close, fd);
+    if (fd >= 0) internal_fd_drop(fd);
 }
 
 } // namespace sockshim

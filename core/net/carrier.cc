@@ -42,15 +42,79 @@ int make(u32 index, const char* name, int flags) {
     return fd;
 }
 
+// --- kept descriptions --------------------------------------------------------------------------------
+
+// Who makes and closes connections all the time gets the same few cells again and again. Their carriers
+// stay open at high numbers, for a dup and its close cost less than half of an open and its close. Kept is
+// what was opened for the same cell twice without another cell in between, so that many sockets in a row
+// cost nothing. One description never serves two holders: it is let go before the heartbeat lock can be
+// taken on it, and in a forked child.
+struct kept_carrier {
+    a64 word; // cell + 1 above, number + 1 below, and kept_busy; 0: nothing
+    u64 inode;
+    a32 opened; // cell + 1 of the last real open
+};
+constexpr u32 kept_carriers = 8;
+constinit kept_carrier kept_table[kept_carriers]{};
+constexpr u64 kept_busy = u64{1} << 63; // somebody duplicates it
+
+constexpr u64 kept_word(u32 index, int fd) {
+    return static_cast<u64>(index + 1) << 32 | (static_cast<u32>(fd) + 1);
+}
+constexpr int kept_fd(u64 word) { return static_cast<int>(static_cast<u32>(word)) - 1; }
+
+// A duplicate of what is kept for the cell, or -errno; -ENOENT: nothing is.
+int kept_open(u32 index, bool cloexec) {
+    kept_carrier& k = kept_table[index % kept_carriers];
+    u64 word = k.word.load();
+    if (word >> 32 != index + 1 || !k.word.cas(word, word | kept_busy)) return -ENOENT;
+    if (k.inode != carrier_inode(index).load()) { // the cell got another file
+        k.word.store(0);
+        internal_fd_drop(kept_fd(word));
+        return -ENOENT;
+    }
+    const long fd = raw_syscall(SYS_fcntl, kept_fd(word), cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0);
+    k.word.store(word);
+    return static_cast<int>(fd);
+}
+
+void keep(u32 index, int fd) {
+    kept_carrier& k = kept_table[index % kept_carriers];
+    if (k.opened.exchange(index + 1) != index + 1) return;
+    u64 former = k.word.load();
+    if ((former & kept_busy) || !k.word.cas(former, kept_busy)) return;
+    if (former) internal_fd_drop(kept_fd(former));
+    const int high = internal_fd_duplicate(fd);
+    k.inode = carrier_inode(index).load();
+    k.word.store(high < 0 ? 0 : kept_word(index, high));
+}
+
+void let_go(u32 index) {
+    kept_carrier& k = kept_table[index % kept_carriers];
+    u64 word = k.word.load();
+    if (word >> 32 == index + 1 && k.word.cas(word, 0)) internal_fd_drop(kept_fd(word));
+}
+
 } // namespace
+
+void carrier_forked() {
+    for (kept_carrier& k : kept_table) {
+        const u64 word = k.word.exchange(0);
+        if (static_cast<u32>(word)) internal_fd_drop(kept_fd(word));
+        k.opened.store(0);
+    }
+}
 
 int carrier_open(const socket& sock, bool cloexec) {
     const u32 index = socket_handle(sock).index;
+    const int kept = kept_open(index, cloexec);
+    if (kept >= 0) return kept;
     const int flags = O_RDONLY | (cloexec ? O_CLOEXEC : 0);
     char name[16];
     carrier_name(name, index);
     if (carrier_inode(index).load()) {
         const int fd = arena_openat(name, flags, 0);
+        if (fd >= 0) keep(index, fd);
         if (fd != -ENOENT) return fd;
     }
     return make(index, name, flags);
@@ -74,6 +138,7 @@ bool carrier_looks_like(int fd) {
 
 int carrier_lock(socket& sock, int fd) {
     if (sock.flags.load() & SOCKF_SHARED) return 0;
+    let_go(socket_handle(sock).index);
     struct flock lock {};
     lock.l_type = F_RDLCK;
     const long r = raw_syscall(SYS_fcntl, fd, F_OFD_SETLK, ptr_arg(&lock));

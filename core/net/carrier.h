@@ -10,9 +10,11 @@
 
 namespace sockshim {
 
-// Opens the carrier of `sock`: a new open file description at the lowest free number. Returns the fd or
-// -errno (EMFILE, ENFILE, ENOMEM). cloexec: O_CLOEXEC.
+// Opens the carrier of `sock` at the lowest free number, as an open file description that no other socket
+// has. Returns the fd or -errno (EMFILE, ENFILE, ENOMEM). cloexec: O_CLOEXEC.
 int carrier_open(const socket& sock, bool cloexec);
+// In a forked child: what the parent keeps open for carrier_open is not the child's to keep.
+void carrier_forked();
 // Which socket is the descriptor a carrier of, in the attached network? Null handle: none. One fstat.
 handle<socket> carrier_identify(int fd);
 // True when `fd` is a carrier of a network of ours at all, attached or not (then attach and identify).

@@ -184,6 +184,52 @@ def shared_connection(w, shim):
 
 
 @guest
+def serve_after_churn(port):
+    """Many short connections, so that their cells' carriers are kept open; then one that only a child holds."""
+    listener = listen_and_say(port)
+    for _ in range(40):
+        s, _ = listener.accept()
+        s.sendall(receive(s, 5))
+        s.close()
+    s, _ = listener.accept()
+    child = os.fork()
+    if child == 0:
+        s.sendall(receive(s, 4))
+        os._exit(0)
+    s.close()
+    print("child", os.waitpid(child, 0)[1], flush=True)
+    sys.stdin.readline()
+
+
+@guest
+def churn(port):
+    for _ in range(40):
+        s = connect(port)
+        s.sendall(b"short")
+        assert receive(s, 5) == b"short"
+        s.close()
+    s = connect(port)
+    s.sendall(b"last")
+    print(end_of(s))
+
+
+@case
+@both_worlds
+def shared_after_churn(w, shim):
+    """a child's connection ends with the child, though its parent opened and closed many before it"""
+    port = w.port()
+    s = w.guest(serve_after_churn, port, shim=shim, stdin=subprocess.PIPE)
+    s.until("ready")
+    c = w.guest(churn, port, shim=shim)
+    c.ok()
+    check(s.running(), "the end came from the child, not from the parent")
+    s.write("\n")
+    outcome = c.text(), s.ok().text()
+    w.ours(port, shim)
+    return outcome
+
+
+@guest
 def fork_while_threads_work(port):
     """Forks 30 times while four threads send and receive; neither notices."""
     "127.0.0.1".encode("idna")      # Python imports it at the first connect, under a lock that fork may catch held
