@@ -1,5 +1,7 @@
 // Role: does a connection, or an event, cost more when there are more connections? N connections
-// to one epoll server; one at a time, in turn, does a request. Also: what each connect cost.
+// to one epoll server; one at a time, in turn, does a request. Also: what one more connect costs when there
+// are N (the last hundred are closed and made again, some times), and what it cost when all N were new and
+// so was the memory for them.
 //
 // The server's address is another one for each N and each run: 10,000 connections and the
 // TIME_WAITs of earlier runs together would not fit into one destination's ephemeral ports.
@@ -23,16 +25,13 @@ struct place {
 struct costs {
     double transactions_per_second;
     double ns_per_connect;
+    double ns_per_first_connect;
 };
 
 // Connects are timed in batches, and the server has accepted a batch before the next one begins: a
 // client that outruns it would fill the backlog and then measure the retransmission of SYNs.
 constexpr unsigned batch = 100;
-// A few connections are made several times over, so that there are some batches to take the median
-// of.
-constexpr unsigned least_connects = 1000;
-
-unsigned rounds_for(unsigned count) { return std::max(1U, least_connects / count); }
+constexpr unsigned rounds = 20;
 
 std::string key(const char* what, unsigned count) {
     return std::string(what) + "_" + std::to_string(count);
@@ -46,20 +45,23 @@ void serve(const options& opts, const channel& peer) {
     peer.put(where);
 
     std::vector<int> fds(count);
-    for (unsigned round = rounds_for(count); round > 0; --round) {
-        for (unsigned i = 0; i < count; ++i) {
+    const auto accept_from = [&](unsigned first) {
+        for (unsigned i = first; i < count; ++i) {
             fds[i] = accept_into_epoll(epoll, listener);
             if ((i + 1) % batch == 0 || i + 1 == count) {
                 peer.put('a');
             }
         }
-        if (round > 1) {
-            peer.get<char>();
-            for (const int fd : fds) {
-                close(fd);
-            }
-            peer.put('c');
+    };
+    accept_from(0);
+    const unsigned kept = count - std::min(count, batch);
+    for (unsigned round = 0; round < rounds; ++round) {
+        peer.get<char>();
+        for (unsigned i = kept; i < count; ++i) {
+            close(fds[i]);
         }
+        peer.put('c');
+        accept_from(kept);
     }
     close(listener);
     peer.put(timetable::starting_now(opts.seconds));
@@ -68,10 +70,11 @@ void serve(const options& opts, const channel& peer) {
     close(epoll);
 }
 
-// Returns the time of one connect in each batch.
-std::vector<double> connect_all(std::vector<int>& fds, const place& where, const channel& peer) {
+// Connects what is from `first` on. Returns the time of one connect in each batch.
+std::vector<double> connect_from(std::size_t first, std::vector<int>& fds, const place& where,
+                                 const channel& peer) {
     std::vector<double> times;
-    for (std::size_t done = 0; done < fds.size();) {
+    for (std::size_t done = first; done < fds.size();) {
         const std::size_t size = std::min<std::size_t>(batch, fds.size() - done);
         const std::uint64_t begin = now_ns();
         for (std::size_t i = 0; i < size; ++i) {
@@ -84,8 +87,7 @@ std::vector<double> connect_all(std::vector<int>& fds, const place& where, const
     return times;
 }
 
-// The later half: at 10,000 connections it is the cost with many of them that is asked for, and at
-// 100 the first batch may have things to set up once.
+// The later half: the first batches may have things to set up once.
 double typical_of_later_half(std::vector<double> times) {
     times.erase(times.begin(), times.begin() + std::ptrdiff_t(times.size() / 2));
     const auto middle = times.begin() + std::ptrdiff_t(times.size() / 2);
@@ -99,17 +101,17 @@ int costs_pipe[2];
 void drive(const options& opts, const channel& peer) {
     const auto where = peer.get<place>();
     std::vector<int> fds(opts.connections.at(0));
-    std::vector<double> connect_times;
-    for (unsigned round = rounds_for(unsigned(fds.size())); round > 0; --round) {
-        const auto times = connect_all(fds, where, peer);
-        connect_times.insert(connect_times.end(), times.begin(), times.end());
-        if (round > 1) {
-            for (const int fd : fds) {
-                close(fd);
-            }
-            peer.put('c');
-            peer.get<char>();
+    const auto first_times = connect_from(0, fds, where, peer);
+    const std::size_t kept = fds.size() - std::min<std::size_t>(fds.size(), batch);
+    std::vector<double> times;
+    for (unsigned round = 0; round < rounds; ++round) {
+        for (std::size_t i = kept; i < fds.size(); ++i) {
+            close(fds[i]);
         }
+        peer.put('c');
+        peer.get<char>();
+        const auto again = connect_from(kept, fds, where, peer);
+        times.insert(times.end(), again.begin(), again.end());
     }
     for (const int fd : fds) {
         set_no_delay(fd);
@@ -127,7 +129,8 @@ void drive(const options& opts, const channel& peer) {
         }
     } while (measured.add(1));
 
-    const costs result{measured.per_second(), typical_of_later_half(connect_times)};
+    const costs result{measured.per_second(), typical_of_later_half(times),
+                       typical_of_later_half(first_times)};
     for (const int fd : fds) {
         close(fd);
     }
@@ -150,6 +153,7 @@ void scaling(const options& opts) {
         const auto result = channel{costs_pipe[0], -1}.get<costs>();
         report(key("rate", wanted), result.transactions_per_second);
         report(key("connect_ns", wanted), result.ns_per_connect);
+        report(key("first_connect_ns", wanted), result.ns_per_first_connect);
         results.push_back(result);
     }
     if (results.size() > 1) {

@@ -55,8 +55,8 @@ void map_views(u8* base) {
     m.timer_summary = reinterpret_cast<a64*>(base + timer_summary_offset);
     u64 at = regions_offset;
     for (u32 r = 0; r < REGION_COUNT; ++r) {
-        m.words[r] = reinterpret_cast<cell_word*>(base + at);
-        m.cells[r] = base + at + region_words_bytes(r);
+        the_regions[r].words = reinterpret_cast<cell_word*>(base + at);
+        the_regions[r].cells = base + at + region_words_bytes(r);
         at += region_words_bytes(r) + region_cells_bytes(r);
     }
 }

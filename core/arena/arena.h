@@ -15,7 +15,8 @@ struct hash_bucket {
 };
 SOCKSHIM_ARENA_TYPE(hash_bucket);
 
-inline constexpr u32 ehash_buckets = 32768;
+// As many as there may be TIME_WAITs: a machine that makes a hundred thousand connections a second has them all.
+inline constexpr u32 ehash_buckets = 262144;
 inline constexpr u32 bhash_buckets = 4096;
 inline constexpr u32 lhash_buckets = 512;
 inline constexpr u32 udp_hash_buckets = 4096;

@@ -31,8 +31,6 @@ struct mapping {
     a64* carrier_inodes;
     a64* timer_bits;    // one bit per sock cell
     a64* timer_summary; // one bit per word of timer_bits
-    cell_word* words[REGION_COUNT];
-    u8* cells[REGION_COUNT];
 };
 extern mapping the_arena;
 

@@ -19,8 +19,26 @@ handle<void> cell_alloc(region_id region);
 void cell_free(region_id region, handle<void> h);
 // CLAIMED to LIVE: from here on the cell outlives its claimer.
 void cell_publish(region_id region, handle<void> h);
+// Where a region is mapped in this process, and how many of its cells are known to be committed (more may
+// be meanwhile).
+struct region_map {
+    cell_word* words;
+    u8* cells;
+    a32 known;
+};
+extern region_map the_regions[REGION_COUNT];
+
 // Null when h is stale, null or out of range.
-void* cell_get(region_id region, handle<void> h);
+void* cell_get_learning(region_id region, handle<void> h); // the rare half: not known yet, or null
+[[gnu::always_inline]] inline void* cell_get(region_id region, handle<void> h) {
+    const region_map& r = the_regions[region];
+    if (SOCKSHIM_UNLIKELY(h.gen == 0 || h.index >= r.known.load_relaxed())) {
+        return cell_get_learning(region, h);
+    }
+    const u64 w = r.words[h.index].word.load();
+    if (cell_word::gen(w) != h.gen || cell_word::state(w) == CELL_FREE) return nullptr;
+    return r.cells + u64{h.index} * region_shapes[region].cell_bytes;
+}
 // Which cell of its region a pointer got from the functions below is.
 u32 cell_index_of(region_id region, const void* cell);
 // The cell's bytes regardless of its state; null when the index was never committed.

@@ -11,14 +11,15 @@
 extern char** environ;
 
 namespace sockshim {
-namespace {
 
 constinit configuration the_config{
 #define X(name, field, kind, def, lo, hi, doc) def,
     SOCKSHIM_OPTIONS(X)
 #undef X
 };
-constinit atomic_cell<u32> config_state{0}; // 0 unread, 1 being read, 2 read
+constinit a32 config_state{0};
+
+namespace {
 
 bool parse_flag(const char* text, bool& out) {
     for (const char* yes : {"1", "on", "yes", "true"}) {
@@ -86,8 +87,7 @@ void read_environment() {
 
 } // namespace
 
-const configuration& config() {
-    if (SOCKSHIM_LIKELY(config_state.load() == 2)) return the_config;
+const configuration& config_read() {
     u32 expected = 0;
     if (config_state.cas(expected, 1)) {
         read_environment();

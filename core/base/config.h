@@ -1,7 +1,7 @@
 // Every SOCKSHIM_* environment variable, in one table: the defaults, the ranges, the checks and the
 // documentation (scripts/gen_config_doc -> docs/CONFIGURATION.md) come from here.
 #pragma once
-#include "core/base/types.h"
+#include "core/base/atomic.h"
 
 namespace sockshim {
 
@@ -46,7 +46,12 @@ struct configuration {
 
 // Read from the environment at the first call. Unknown SOCKSHIM_* variables get one line of warning
 // each, bad values a message and the default.
-const configuration& config();
+extern configuration the_config;
+extern a32 config_state; // 0 unread, 1 being read, 2 read
+const configuration& config_read();
+inline const configuration& config() {
+    return SOCKSHIM_LIKELY(config_state.load() == 2) ? the_config : config_read();
+}
 
 // One line on stderr, "sockshim: ...", unless SOCKSHIM_QUIET. Formats %s, %d, %u, %lx only, without
 // allocation, safe in signal handlers.

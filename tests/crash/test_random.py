@@ -273,7 +273,9 @@ def busy_server(port, count):
                 pass
         s.close()
         before = before or internal()
-    print("descriptors", before == internal(), before, internal())
+    # Up to eight carriers that come again and again may stay open (core/net/carrier.cc).
+    more = set(internal()) - set(before)
+    print("descriptors", set(before) <= set(internal()) and len(more) <= 8, before, internal())
 
 
 @guest
