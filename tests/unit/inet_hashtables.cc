@@ -129,7 +129,7 @@ TEST_CASE("connect: ports are shared between destinations, four-tuples are not",
     // A port that somebody bound is not for connect to take.
     test_sock bound, last;
     held.clear();
-    const u16 port = port_of(*narrow) == 40001 ? 40003 : 40001;
+    const u16 port = port_of(narrow) == 40001 ? 40003 : 40001;
     REQUIRE(bound.bind("127.0.0.1", port) == 0);
     for (int i = 0; i < 3; ++i) {
         held.push_back(std::make_unique<test_sock>());
