@@ -67,7 +67,10 @@ void process_before_fork() {
     eventpoll_fork_begins();
 }
 
-void process_after_fork_parent() {}
+// No child: nobody will take up what was held for it.
+void process_fork_failed() {
+    if (prepared.load() == 2) eventpoll_fork_failed();
+}
 
 void process_after_fork_child() {
     if (prepared.load() != 2) {

@@ -68,7 +68,7 @@ void scm_sending(const msghdr* msg);
 
 // process life (dispatch/process.cc)
 void process_before_fork();
-void process_after_fork_parent();
+void process_fork_failed();
 void process_after_fork_child();
 // posix_spawn, system, popen: children that inherit descriptors without passing our fork.
 void process_before_spawn();

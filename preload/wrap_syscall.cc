@@ -345,7 +345,7 @@ long fork_like(const call_words& c) {
     if (r == 0) {
         fork_done_child(prepared);
     } else {
-        fork_done_parent(prepared);
+        fork_done_parent(prepared, r > 0);
     }
     return finish(r);
 }
