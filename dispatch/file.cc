@@ -202,6 +202,7 @@ long ksys_dup3(int oldfd, int newfd, int flags) {
     const bool old_ours = known_ours(oldfd);
     const fd_kind new_kind = fd_classify(newfd);
     if (!old_ours && new_kind == FD_LIBC) return SYS_NOT_OURS;
+    fd_replacing(newfd);
     const long r = raw_syscall(SYS_dup3, oldfd, newfd, flags);
     if (r < 0 || !process_is_self()) return r;
     if (old_ours) return dup_installed(oldfd, r);

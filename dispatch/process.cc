@@ -80,9 +80,9 @@ void process_after_fork_child() {
     process_pid = static_cast<u32>(raw_syscall(SYS_getpid));
     const proc_id parent = self_proc;
     if (process_register()) self_proc = parent; // all slots taken: live under the parent's name
+    if (self_proc != parent) eventpoll_forked(parent, self_proc);
     fd_table_forked();
     share_all(); // what a fork behind our back left unlocked
-    if (self_proc != parent) eventpoll_forked(parent, self_proc);
     net_rx_fork_child();
     timer_thread_forked();
     timer_kick_processes();

@@ -14,21 +14,27 @@ void (*internal_fd_marked)(int fd, bool ours) = nullptr;
 // copies up to the highest number) does not grow for our sake.
 static constexpr u64 preferred_number = 960;
 
-void internal_fd_adopt(internal_fd& slot, int fd) {
+int internal_fd_dup(int fd) {
     rlimit limit{};
     raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, ptr_arg(&limit));
     const u64 from = limit.rlim_cur > 64 ? min_of<u64>(preferred_number, limit.rlim_cur - 32) : 0;
     const long high = raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, static_cast<long>(from));
-    if (high >= 0) {
+    if (high >= 0 && internal_fd_marked) internal_fd_marked(static_cast<int>(high), true);
+    return static_cast<int>(high);
+}
+
+void internal_fd_adopt(internal_fd& slot, int fd) {
+    if (const int high = internal_fd_dup(fd); high >= 0) {
         raw_syscall(SYS_close, fd);
-        fd = static_cast<int>(high);
+        fd = high;
+    } else if (internal_fd_marked) {
+        internal_fd_marked(fd, true);
     }
     struct stat st {};
     raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     slot.device = st.st_dev;
     slot.inode = st.st_ino;
     slot.number_plus_1.store(static_cast<u32>(fd) + 1);
-    if (internal_fd_marked) internal_fd_marked(fd, true);
 }
 
 int internal_fd_number(internal_fd& slot) {

@@ -11,6 +11,8 @@ struct internal_fd {
     u64 inode;
 };
 
+// A duplicate of `fd` that is the library's own, or -errno.
+int internal_fd_dup(int fd);
 // Moves fd to a high number and remembers it in `slot`.
 void internal_fd_adopt(internal_fd& slot, int fd);
 // The number, or -1 when it was closed or replaced meanwhile.
