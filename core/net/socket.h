@@ -79,6 +79,8 @@ void sock_free(socket& sock);
 // -EAFNOSUPPORT_LIBC is never returned: whether a family is ours is asked first, net_family_known().
 int __sock_create(int family, int type, int protocol, socket** res);
 void sock_release(socket& sock);
+// Linux: send_sigurg. Urgent data have come: SIGURG for the owner that F_SETOWN named.
+void sock_send_sigurg(const socket& sock);
 // Linux's PF_EXITING: this thread closes for a process that is going or gone (exit, the reaper), and does
 // not linger.
 extern constinit thread_local bool current_exiting;
