@@ -429,12 +429,6 @@ long ksys_lseek(int fd, i64, int whence) {
 long ksys_ftruncate(int fd, i64) { return refuse(fd, EINVAL); }
 long ksys_fsync(int fd) { return refuse(fd, EINVAL); }
 long ksys_mmap_check(int fd) { return refuse(fd, ENODEV); }
-long ksys_vmsplice_check(int fd) { return refuse(fd, EBADF); }
-
-long ksys_tee_check(int in, int out) {
-    const long r = refuse(in, EINVAL);
-    return r == SYS_NOT_OURS ? refuse(out, EINVAL) : r;
-}
 
 long ksys_copy_file_range(int in, i64*, int out, i64*, std::size_t, unsigned) {
     const long r = refuse(in, EINVAL);

@@ -49,8 +49,8 @@ long sys_mmap_check(int fd);                    // errno that mmap of ours gives
 long sys_sendfile(int out, int in, i64* offset, std::size_t n);
 long sys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsigned flags);
 long sys_copy_file_range(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsigned flags);
-long sys_tee_check(int in, int out);
-long sys_vmsplice_check(int fd);
+long sys_tee(int in, int out, std::size_t n, unsigned flags);
+long sys_vmsplice(int fd, const iovec* iov, std::size_t n, unsigned flags);
 
 // readiness (dispatch/select.cc, dispatch/eventpoll.cc); sets with no descriptor of ours in them are
 // SYS_NOT_OURS. Timeouts: null or negative for ever; sigmask may be null.
