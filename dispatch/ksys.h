@@ -5,6 +5,9 @@
 
 namespace sockshim {
 
+// For a call on a socket of ours that does not need the socket: 0, SYS_NOT_OURS, or -EBADF.
+long ours(int fd);
+
 long ksys_read(int fd, void* buf, std::size_t n);
 long ksys_readv(int fd, const iovec* iov, int n);
 long ksys_write(int fd, const void* buf, std::size_t n);

@@ -39,7 +39,7 @@ long sys_ioctl(int fd, unsigned long cmd, unsigned long arg);
 long sys_fstat(int fd, struct stat* st);
 // What was said of a carrier becomes what is said of a socket.
 void show_socket(struct stat& st);
-void show_socket(struct statx& st);
+void show_socket(struct statx& st, unsigned mask);
 long sys_fstatat(int dirfd, const char* path, struct stat* st, int flags); // AT_EMPTY_PATH on ours
 long sys_statx(int dirfd, const char* path, int flags, unsigned mask, struct statx* stx);
 long sys_lseek(int fd, i64 offset, int whence); // ESPIPE
