@@ -297,8 +297,9 @@ bool may_be_user(const void* p, u64 bytes) {
 
 // The kernel's half, straight into the program's array. What an inner set reported through our half in
 // this same call is not reported twice.
-long ask_kernel(eventpoll& ep, int epfd, epoll_event* user, int max,
+long ask_kernel(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max,
                 const nested_reported& nested) {
+    const int epfd = epoll_kernel_fd(ref);
     long n;
     if (SOCKSHIM_LIKELY(!nested.count)) {
         n = kernel_epoll_wait(epfd, user, max);
@@ -317,36 +318,38 @@ long ask_kernel(eventpoll& ep, int epfd, epoll_event* user, int max,
                                                                                         : kept;
         }
     }
+    // Closed just now: nothing yet, and the next look finds what keeps the kernel's half.
+    if (n == -EBADF && fd_table[ref.fd].load() != ref.entry) n = 0;
     // A busy half is asked again by the next call.
     ep.kernel_asked.store(n > 0 ? 0 : cycle_ticks());
     return n;
 }
 
 // EPOLLONESHOT on an inner set that our half has reported: the kernel's half has fired as well.
-void disarm_nested(int epfd, const nested_reported& nested) {
+void disarm_nested(const epoll_ref& ref, const nested_reported& nested) {
     for (u32 i = 0; i < nested.count; ++i) {
         if (!(nested.events[i] & EPOLLONESHOT)) continue;
         epoll_event none{};
         none.events = nested.events[i] & ep_private_bits;
         none.data.u64 = nested.data[i];
-        kernel_epoll_ctl(epfd, EPOLL_CTL_MOD, nested.fds[i], &none);
+        kernel_epoll_ctl(epoll_kernel_fd(ref), EPOLL_CTL_MOD, nested.fds[i], &none);
     }
 }
 
 // Linux: ep_try_send_events, for both halves. Neither starves the other: while ours are busy the kernel's
 // is asked by time, and then has half of the room, or takes turns where there is room for one.
-int send_events(eventpoll& ep, int epfd, epoll_event* user, int max) {
+int send_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max) {
     nested_reported nested;
     if (!ep.kernel_items.load_relaxed()) return ep_send_events(ep, user, max, nested);
     if (ep_events_available(ep) && cycle_ticks() - ep.kernel_asked.load() < kernel_period_ticks) {
         const int n = ep_send_events(ep, user, max, nested);
-        if (nested.count) disarm_nested(epfd, nested);
+        if (nested.count) disarm_nested(ref, nested);
         if (n) return n;
     }
     int n = 0;
     const bool kernels_turn = max == 1 && ep.turn.load();
     if (kernels_turn) {
-        const long k = ask_kernel(ep, epfd, user, 1, nested);
+        const long k = ask_kernel(ep, ref, user, 1, nested);
         if (k) {
             ep.turn.store(0);
             return static_cast<int>(k);
@@ -355,10 +358,10 @@ int send_events(eventpoll& ep, int epfd, epoll_event* user, int max) {
     if (ep_events_available(ep)) {
         n = ep_send_events(ep, user, max - max / 2, nested);
         if (n && max == 1) ep.turn.store(1);
-        if (nested.count) disarm_nested(epfd, nested);
+        if (nested.count) disarm_nested(ref, nested);
     }
     if (n < 0 || n == max || kernels_turn) return n;
-    const long k = ask_kernel(ep, epfd, user + n, max - n, nested);
+    const long k = ask_kernel(ep, ref, user + n, max - n, nested);
     if (k < 0) return n ? n : static_cast<int>(k);
     return n + static_cast<int>(k);
 }
@@ -375,10 +378,9 @@ void recount_kernel_items(eventpoll& ep, int epfd) {
 // One thread's sleeps in one epoll_wait.
 class epoll_sleep {
 public:
-    epoll_sleep(eventpoll& ep, handle<eventpoll> set, int epfd, i64 deadline_us,
-                const sigset_t* mask, const signal_sample& signals)
-        : ep_(ep), set_(set), epfd_(epfd), deadline_us_(deadline_us), mask_(mask),
-          signals_(signals) {}
+    epoll_sleep(eventpoll& ep, const epoll_ref& ref, i64 deadline_us, const sigset_t* mask,
+                const signal_sample& signals)
+        : ep_(ep), ref_(ref), deadline_us_(deadline_us), mask_(mask), signals_(signals) {}
     ~epoll_sleep() {
         if (entry_) wait_entry_remove(entry_);
     }
@@ -387,12 +389,12 @@ public:
 
     // 0: look again; -EAGAIN: the deadline has come; -EINTR.
     int sleep() {
-        if (ep_.kernel_items.load()) recount_kernel_items(ep_, epfd_);
+        if (ep_.kernel_items.load()) recount_kernel_items(ep_, epoll_kernel_fd(ref_));
         return ep_.kernel_items.load() || mask_ ? in_kernel() : on_futex();
     }
 
 private:
-    bool something_new() const { return ep_events_available(ep_) || slab_get(set_) != &ep_; }
+    bool something_new() const { return ep_events_available(ep_) || slab_get(ref_.set) != &ep_; }
 
     int on_futex() {
         const sleeping_on declared(ep_.wq.rx_seq);
@@ -407,12 +409,12 @@ private:
     int in_kernel() {
         if (!waiter_ && !no_bell_) {
             if (waiter_.acquire(true) == 0) {
-                entry_ = waiter_link(waiter_.cell(), WAIT_EVENTPOLL, set_.raw(),
+                entry_ = waiter_link(waiter_.cell(), WAIT_EVENTPOLL, ref_.set.raw(),
                                      EPOLLIN | EPOLLRDNORM | EPOLLEXCLUSIVE);
             }
             no_bell_ = !entry_;
         }
-        pollfd p[2] = {{epfd_, POLLIN, 0}, {-1, POLLIN, 0}};
+        pollfd p[2] = {{kernel_gone_ ? -1 : epoll_kernel_fd(ref_), POLLIN, 0}, {-1, POLLIN, 0}};
         if (!no_bell_) p[1].fd = waiter_.bell_fd();
         const bool rings = p[1].fd >= 0;
         if (rings) waiter_->state.exchange(WAITER_BELL);
@@ -439,34 +441,36 @@ private:
         const long r = raw_syscall(SYS_ppoll, ptr_arg(p), 2, ptr_arg(left), ptr_arg(mask_),
                                    kernel_sigset_bytes);
         if (r < 0) return r == -EINTR ? -EINTR : 0;
+        // Closed, and nothing keeps the kernel's half.
+        if (p[0].revents & POLLNVAL) kernel_gone_ = epoll_kernel_fd(ref_) == p[0].fd;
         return r == 0 && !nap ? -EAGAIN : 0;
     }
 
     eventpoll& ep_;
-    handle<eventpoll> set_;
-    int epfd_;
+    const epoll_ref& ref_;
     i64 deadline_us_;
     const sigset_t* mask_;
     const signal_sample& signals_;
     waiter_ref waiter_;
     handle<wait_entry> entry_{};
     bool no_bell_ = false;
+    bool kernel_gone_ = false;
     i64 nap_us_ = first_nap_us;
 };
 
 // Linux: ep_poll.
-long wait_for_events(eventpoll& ep, handle<eventpoll> set, int epfd, epoll_event* user, int max,
+long wait_for_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max,
                      i64 deadline_us, const sigset_t* mask) {
     const signal_sample signals;
     spin_wait patience(ep.wq.spin_score);
-    epoll_sleep sleeper(ep, set, epfd, deadline_us, mask, signals);
+    epoll_sleep sleeper(ep, ref, deadline_us, mask, signals);
     const bool told = ep.exclusive.load_relaxed();
     if (told) ep.looking.store(1);
     u32 steps = 0;
     long n = 0;
     for (;;) {
-        if (SOCKSHIM_UNLIKELY(slab_get(set) != &ep)) {
-            n = -EBADF; // closed by the last who had it
+        if (SOCKSHIM_UNLIKELY(slab_get(ref.set) != &ep)) {
+            n = signals.any() ? -EINTR : -EBADF; // closed by a handler
             break;
         }
         int end = 0;
@@ -485,7 +489,7 @@ long wait_for_events(eventpoll& ep, handle<eventpoll> set, int epfd, epoll_event
             eventpoll_pass_on(ep);
             break;
         }
-        n = send_events(ep, epfd, user, max);
+        n = send_events(ep, ref, user, max);
         if (n || end) break; // at the deadline, 0
     }
     if (told) ep.looking.store(0);
@@ -493,12 +497,9 @@ long wait_for_events(eventpoll& ep, handle<eventpoll> set, int epfd, epoll_event
     return n;
 }
 
-long epoll_wait_call(int epfd, epoll_event* user, int max, const timespec* timeout,
-                     const sigset_t* umask) {
-    if (fd_kind_of(epfd) != FD_EPOLL)
-        return fd_kind_of(epfd) == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
-    const handle<eventpoll> set = eventpoll_of_fd(epfd);
-    eventpoll* const ep = slab_get(set);
+long epoll_wait_on(const epoll_ref& ref, epoll_event* user, int max, const timespec* timeout,
+                   const sigset_t* umask) {
+    eventpoll* const ep = slab_get(ref.set);
     if (!ep) return SYS_NOT_OURS;
     timespec ts{};
     if (timeout) {
@@ -511,10 +512,20 @@ long epoll_wait_call(int epfd, epoll_event* user, int max, const timespec* timeo
     if (max <= 0 || max > max_events) return -EINVAL;
     if (!may_be_user(user, static_cast<u64>(max) * sizeof(epoll_event))) return -EFAULT;
     wait_call_begins();
-    const int n = send_events(*ep, epfd, user, max);
+    const int n = send_events(*ep, ref, user, max);
     if (n || (timeout && ts.tv_sec == 0 && ts.tv_nsec == 0)) return n;
-    return wait_for_events(*ep, set, epfd, user, max, deadline_after(timeout ? &ts : nullptr),
+    return wait_for_events(*ep, ref, user, max, deadline_after(timeout ? &ts : nullptr),
                            umask ? &mask : nullptr);
+}
+
+long epoll_wait_call(int epfd, epoll_event* user, int max, const timespec* timeout,
+                     const sigset_t* umask) {
+    if (fd_kind_of(epfd) != FD_EPOLL)
+        return fd_kind_of(epfd) == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
+    const epoll_ref ref = epoll_lookup_light(epfd);
+    const long r = epoll_wait_on(ref, user, max, timeout, umask);
+    epoll_put_light(ref);
+    return r;
 }
 
 // Moves one registration of a socket that has become the kernel's.

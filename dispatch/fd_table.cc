@@ -28,8 +28,12 @@ struct file {
     a32 refs;
     a32 fds;
 };
+struct epoll_file : file {
+    a32 kept; // number + 1 of a descriptor that keeps the kernel's half for calls under way
+};
+constexpr u32 max_eventpolls = region_shapes[REGION_EVENTPOLL].max_cells;
 constinit file socket_files[max_sockets]{};
-constinit file epoll_files[region_shapes[REGION_EVENTPOLL].max_cells]{};
+constinit epoll_file epoll_files[max_eventpolls]{};
 constinit a32 highest_fd{0};
 
 constexpr u32 make_entry(fd_kind kind, u32 index) { return index << 3 | kind; }
@@ -49,8 +53,33 @@ void put_socket(u32 index) {
     if (socket* s = slab_get(h)) socket_last_put(*s);
 }
 
+void internal_marked(int fd, bool ours);
+
+void drop_kept(epoll_file& f) {
+    const int kept = static_cast<int>(f.kept.exchange(0)) - 1;
+    if (kept < 0) return;
+    internal_marked(kept, false);
+    raw_syscall(SYS_close, kept);
+}
+
 void put_epoll(u32 index) {
-    if (epoll_files[index].refs.fetch_sub(1) == 1) eventpoll_put(index, self_proc);
+    epoll_file& f = epoll_files[index];
+    if (f.refs.fetch_sub(1) != 1) return;
+    drop_kept(f);
+    eventpoll_put(index, self_proc);
+}
+
+// `fd` goes away, and this was its entry. Without a descriptor to be had, calls under way lose what the
+// kernel's half would tell them.
+void keep_kernel_half(int fd, u32 entry) {
+    if (SOCKSHIM_LIKELY(fd_entry_kind(entry) != FD_EPOLL)) return;
+    epoll_file& f = epoll_files[fd_entry_index(entry)];
+    if (f.refs.load() == f.fds.load() || f.kept.load()) return;
+    const int own = internal_fd_dup(fd);
+    u32 none = 0;
+    if (own < 0 || f.kept.cas(none, static_cast<u32>(own) + 1)) return;
+    internal_marked(own, false);
+    raw_syscall(SYS_close, own);
 }
 
 void note_highest(u32 fd) {
@@ -146,7 +175,7 @@ void fd_install_socket(int fd, handle<socket> s) {
 
 void fd_install_epoll(int fd, u32 index) {
     const u32 at = static_cast<u32>(fd);
-    if (at >= fd_table_size || index >= region_shapes[REGION_EVENTPOLL].max_cells) return;
+    if (at >= fd_table_size || index >= max_eventpolls) return;
     epoll_files[index].refs.fetch_add(1);
     epoll_files[index].fds.fetch_add(1);
     note_highest(at);
@@ -159,6 +188,7 @@ void fd_forget(int fd) {
 
 long fd_close(int fd) {
     const u32 old = fd_table[fd].exchange(FD_UNKNOWN);
+    keep_kernel_half(fd, old);
     const long r = raw_syscall(SYS_close, fd);
     drop_entry(old);
     return r;
@@ -194,6 +224,32 @@ void fput_light(const socket_ref& ref) {
     if (ref.fput_needed) put_socket(ref.index);
 }
 
+epoll_ref epoll_lookup_light(int fd) {
+    for (;;) {
+        const u32 entry = fd_table[fd].load();
+        const u32 index = fd_entry_index(entry);
+        if (fd_entry_kind(entry) != FD_EPOLL) return {};
+        epoll_ref ref{slab_handle_at<eventpoll>(index), entry, fd, false};
+        if (__libc_single_threaded) return ref;
+        if (!get_file(epoll_files[index])) continue;
+        ref.fput_needed = true;
+        if (fd_table[fd].load() == entry) return ref;
+        put_epoll(index);
+    }
+}
+
+void epoll_put_light(const epoll_ref& ref) {
+    if (ref.fput_needed) put_epoll(fd_entry_index(ref.entry));
+}
+
+int epoll_kernel_fd(const epoll_ref& ref) {
+    if (SOCKSHIM_LIKELY(fd_table[ref.fd].load() == ref.entry)) return ref.fd;
+    const u32 kept = epoll_files[fd_entry_index(ref.entry)].kept.load();
+    return kept ? static_cast<int>(kept) - 1 : ref.fd;
+}
+
+void fd_replacing(int fd) { keep_kernel_half(fd, fd_table[fd].load()); }
+
 u32 socket_fd_count(u32 index) { return index < max_sockets ? socket_files[index].fds.load() : 0; }
 
 int fd_of_socket(u32 index) {
@@ -218,12 +274,19 @@ void fd_table_forked() {
     fd_table_for_each(
         [](int, u32 entry, void*) {
             const u32 index = fd_entry_index(entry);
-            file& f = fd_entry_kind(entry) == FD_SOCKET ? socket_files[index] : epoll_files[index];
-            f.refs.store(f.fds.load());
             if (fd_entry_kind(entry) != FD_SOCKET) return;
+            file& f = socket_files[index];
+            f.refs.store(f.fds.load());
             if (socket* sock = slab_at<socket>(index)) socket_hold(*sock);
         },
         nullptr);
+    for (u32 index = 0, n = cells_committed(REGION_EVENTPOLL); index < n; ++index) {
+        epoll_file& f = epoll_files[index];
+        if (f.refs.load_relaxed() == f.fds.load_relaxed()) continue;
+        drop_kept(f);
+        f.refs.store(f.fds.load() + 1);
+        put_epoll(index); // only waited on by a thread that is not here: let go of
+    }
 }
 
 } // namespace sockshim

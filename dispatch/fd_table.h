@@ -59,6 +59,22 @@ struct socket_ref {
 int sockfd_lookup_light(int fd, socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one)
 void fput_light(const socket_ref& ref);
 
+// The same for an epoll set. Null set: `fd` is none of ours. A wait goes on when the number is closed or
+// reused under it: the set is kept, and the kernel's half by a descriptor of the library's own.
+struct epoll_ref {
+    handle<eventpoll> set;
+    u32 entry;
+    int fd;
+    bool fput_needed;
+};
+epoll_ref epoll_lookup_light(int fd);
+void epoll_put_light(const epoll_ref& ref);
+// What names the kernel's half now. (A number that is closed and reused between this look and the
+// system call that it is for is not noticed: as in any program that reuses numbers under its threads.)
+int epoll_kernel_fd(const epoll_ref& ref);
+// `fd` is about to be replaced in the kernel.
+void fd_replacing(int fd);
+
 // Any descriptor of this process that names socket cell `index`; -1: none. Looks through the table.
 int fd_of_socket(u32 index);
 // Visits every entry that is a socket or an epoll set of ours.
@@ -67,6 +83,7 @@ void fd_install_epoll(int fd, u32 eventpoll_index);
 // One past the highest number that ever was a socket, an epoll set or a descriptor of the library's.
 u32 fd_table_end();
 void fd_table_init();
+// In a child after fork, whose holds of sets are its own (eventpoll_forked).
 void fd_table_forked();
 // This process's last reference to `s` is gone: releases the socket unless another process holds it.
 void socket_last_put(socket& s);

@@ -26,15 +26,14 @@
 
 namespace sockshim {
 
-namespace {
-
-// Answers for a descriptor that is ours without needing the socket: 0, SYS_NOT_OURS, or -EBADF.
 long ours(int fd) {
     socket_ref ref;
     const long err = sockfd_lookup_light(fd, ref);
     if (err == 0) fput_light(ref);
     return err;
 }
+
+namespace {
 
 long refuse(int fd, int err) {
     const long r = ours(fd);
@@ -202,6 +201,7 @@ long ksys_dup3(int oldfd, int newfd, int flags) {
     const bool old_ours = known_ours(oldfd);
     const fd_kind new_kind = fd_classify(newfd);
     if (!old_ours && new_kind == FD_LIBC) return SYS_NOT_OURS;
+    fd_replacing(newfd);
     const long r = raw_syscall(SYS_dup3, oldfd, newfd, flags);
     if (r < 0 || !process_is_self()) return r;
     if (old_ours) return dup_installed(oldfd, r);
@@ -372,68 +372,12 @@ long ksys_ioctl(int fd, unsigned long cmd, unsigned long arg) {
     return r;
 }
 
-// What fstat of a kernel socket shows (sockfs), with the carrier's inode and owner.
-void show_socket(struct stat& st) {
-    st.st_mode = S_IFSOCK | 0777;
-    st.st_nlink = 1;
-    st.st_dev = 8;
-    st.st_size = 0;
-    st.st_blocks = 0;
-    st.st_blksize = 4096;
-    st.st_atim = st.st_mtim = st.st_ctim = {};
-}
-
-void show_socket(struct statx& stx) {
-    stx.stx_mode = S_IFSOCK | 0777;
-    stx.stx_nlink = 1;
-    stx.stx_size = 0;
-    stx.stx_blocks = 0;
-    stx.stx_dev_major = 0;
-    stx.stx_dev_minor = 8;
-    stx.stx_atime = stx.stx_mtime = stx.stx_ctime = stx.stx_btime = {};
-}
-
-long ksys_fstat(int fd, struct stat* ust) {
-    if (const long err = ours(fd)) return err;
-    struct stat st {};
-    const long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
-    if (r < 0) return r;
-    show_socket(st);
-    return copy_to_user(ust, &st, sizeof st);
-}
-
-static bool empty_path(const char* path) {
-    char first = 0;
-    return !path || (get_user(first, path) == 0 && !first);
-}
-
-long ksys_fstatat(int dirfd, const char* path, struct stat* st, int flags) {
-    if (!(flags & AT_EMPTY_PATH) || !empty_path(path)) return SYS_NOT_OURS;
-    return ksys_fstat(dirfd, st);
-}
-
-long ksys_statx(int dirfd, const char* path, int flags, unsigned mask, struct statx* ustx) {
-    if (!(flags & AT_EMPTY_PATH) || !empty_path(path)) return SYS_NOT_OURS;
-    if (const long err = ours(dirfd)) return err;
-    struct statx stx {};
-    const long r = raw_syscall(SYS_statx, dirfd, ptr_arg(""), flags, mask, ptr_arg(&stx));
-    if (r < 0) return r;
-    show_socket(stx);
-    return copy_to_user(ustx, &stx, sizeof stx);
-}
-
 long ksys_lseek(int fd, i64, int whence) {
     return refuse(fd, whence < SEEK_SET || whence > SEEK_HOLE ? EINVAL : ESPIPE);
 }
 long ksys_ftruncate(int fd, i64) { return refuse(fd, EINVAL); }
 long ksys_fsync(int fd) { return refuse(fd, EINVAL); }
 long ksys_mmap_check(int fd) { return refuse(fd, ENODEV); }
-long ksys_vmsplice_check(int fd) { return refuse(fd, EBADF); }
-
-long ksys_tee_check(int in, int out) {
-    const long r = refuse(in, EINVAL);
-    return r == SYS_NOT_OURS ? refuse(out, EINVAL) : r;
-}
 
 long ksys_copy_file_range(int in, i64*, int out, i64*, std::size_t, unsigned) {
     const long r = refuse(in, EINVAL);

@@ -5,6 +5,9 @@
 
 namespace sockshim {
 
+// For a call on a socket of ours that does not need the socket: 0, SYS_NOT_OURS, or -EBADF.
+long ours(int fd);
+
 long ksys_read(int fd, void* buf, std::size_t n);
 long ksys_readv(int fd, const iovec* iov, int n);
 long ksys_write(int fd, const void* buf, std::size_t n);
@@ -29,7 +32,7 @@ long ksys_sendfile(int out, int in, i64* offset, std::size_t n);
 long ksys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsigned flags);
 long ksys_copy_file_range(int in, i64* off_in, int out, i64* off_out, std::size_t n,
                           unsigned flags);
-long ksys_tee_check(int in, int out);
-long ksys_vmsplice_check(int fd);
+long ksys_tee(int in, int out, std::size_t n, unsigned flags);
+long ksys_vmsplice(int fd, const iovec* iov, std::size_t n, unsigned flags);
 
 } // namespace sockshim

@@ -72,7 +72,10 @@ void process_before_fork() {
     eventpoll_fork_begins();
 }
 
-void process_after_fork_parent() {}
+// No child: nobody will take up what was held for it.
+void process_fork_failed() {
+    if (prepared.load() == 2) eventpoll_fork_failed();
+}
 
 void process_after_fork_child() {
     if (prepared.load() != 2) {
@@ -83,9 +86,9 @@ void process_after_fork_child() {
     const proc_id parent = self_proc;
     if (process_register()) self_proc = parent; // all slots taken: live under the parent's name
     carrier_forked();
+    if (self_proc != parent) eventpoll_forked(parent, self_proc);
     fd_table_forked();
     share_all(); // what a fork behind our back left unlocked
-    if (self_proc != parent) eventpoll_forked(parent, self_proc);
     net_rx_fork_child();
     timer_thread_forked();
     timer_kick_processes();

@@ -64,6 +64,7 @@ bool is_open(int fd) {
     return fd_classify(fd) != FD_INTERNAL && raw_syscall(SYS_fcntl, fd, F_GETFD) >= 0;
 }
 bool is_pipe(int fd) { return raw_syscall(SYS_fcntl, fd, F_GETPIPE_SZ) >= 0; }
+constexpr unsigned splice_flags = SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT;
 bool nonblocking(int fd) { return raw_syscall(SYS_fcntl, fd, F_GETFL) & O_NONBLOCK; }
 
 // What the pipe is ready for; waits unless told not to. 0: nothing yet, or a handler came.
@@ -182,10 +183,7 @@ long ksys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsi
     const bool from = is_socket_of_ours(in), to = is_socket_of_ours(out);
     if (!from && !to) return SYS_NOT_OURS;
     if (!n) return 0;
-    if (flags &
-        ~static_cast<unsigned>(SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT)) {
-        return -EINVAL;
-    }
+    if (flags & ~splice_flags) return -EINVAL;
     const int other = from ? out : in;
     if (!is_open(other)) return -EBADF;
     const bool pipe = !(from && to) && is_pipe(other);
@@ -208,6 +206,27 @@ long ksys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsi
         r = splice_to_socket(ref, other, n, flags);
     fput_light(ref);
     return r;
+}
+
+// Only from pipe to pipe.
+long ksys_tee(int in, int out, std::size_t n, unsigned flags) {
+    const bool from = is_socket_of_ours(in), to = is_socket_of_ours(out);
+    if (!from && !to) return SYS_NOT_OURS;
+    if (flags & ~splice_flags) return -EINVAL;
+    if (!n) return 0;
+    if (!from && (!is_open(in) || !readable(in))) return -EBADF;
+    if (!to && (!is_open(out) || !writable(out))) return -EBADF;
+    return -EINVAL;
+}
+
+// To or from a pipe only; a list of nothing is fine anywhere.
+long ksys_vmsplice(int fd, const iovec* iov, std::size_t n, unsigned flags) {
+    if (!is_socket_of_ours(fd)) return SYS_NOT_OURS;
+    if (flags & ~splice_flags) return -EINVAL;
+    iovec store[UIO_MAXIOV];
+    iov_iter it;
+    const i64 total = import_iovec(iov, n, store, it);
+    return total > 0 ? -EBADF : total;
 }
 
 } // namespace sockshim

@@ -95,7 +95,11 @@ long sys_copy_file_range(int in, i64* off_in, int out, i64* off_out, std::size_t
                          unsigned flags) {
     return audited(TRACE_COPY_FILE_RANGE, ksys_copy_file_range, in, off_in, out, off_out, n, flags);
 }
-long sys_tee_check(int in, int out) { return audited(TRACE_TEE, ksys_tee_check, in, out); }
-long sys_vmsplice_check(int fd) { return audited(TRACE_VMSPLICE, ksys_vmsplice_check, fd); }
+long sys_tee(int in, int out, std::size_t n, unsigned flags) {
+    return audited(TRACE_TEE, ksys_tee, in, out, n, flags);
+}
+long sys_vmsplice(int fd, const iovec* iov, std::size_t n, unsigned flags) {
+    return audited(TRACE_VMSPLICE, ksys_vmsplice, fd, iov, n, flags);
+}
 
 } // namespace sockshim

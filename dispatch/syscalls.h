@@ -39,7 +39,7 @@ long sys_ioctl(int fd, unsigned long cmd, unsigned long arg);
 long sys_fstat(int fd, struct stat* st);
 // What was said of a carrier becomes what is said of a socket.
 void show_socket(struct stat& st);
-void show_socket(struct statx& st);
+void show_socket(struct statx& st, unsigned mask);
 long sys_fstatat(int dirfd, const char* path, struct stat* st, int flags); // AT_EMPTY_PATH on ours
 long sys_statx(int dirfd, const char* path, int flags, unsigned mask, struct statx* stx);
 long sys_lseek(int fd, i64 offset, int whence); // ESPIPE
@@ -49,8 +49,8 @@ long sys_mmap_check(int fd);                    // errno that mmap of ours gives
 long sys_sendfile(int out, int in, i64* offset, std::size_t n);
 long sys_splice(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsigned flags);
 long sys_copy_file_range(int in, i64* off_in, int out, i64* off_out, std::size_t n, unsigned flags);
-long sys_tee_check(int in, int out);
-long sys_vmsplice_check(int fd);
+long sys_tee(int in, int out, std::size_t n, unsigned flags);
+long sys_vmsplice(int fd, const iovec* iov, std::size_t n, unsigned flags);
 
 // readiness (dispatch/select.cc, dispatch/eventpoll.cc); sets with no descriptor of ours in them are
 // SYS_NOT_OURS. Timeouts: null or negative for ever; sigmask may be null.
@@ -68,7 +68,7 @@ void scm_sending(const msghdr* msg);
 
 // process life (dispatch/process.cc)
 void process_before_fork();
-void process_after_fork_parent();
+void process_fork_failed();
 void process_after_fork_child();
 // posix_spawn, system, popen: children that inherit descriptors without passing our fork.
 void process_before_spawn();

@@ -8,16 +8,16 @@ namespace sockshim {
 
 // What libc's stat answered, made a socket's answer when it is a carrier's.
 void carrier_to_socket(struct stat& st);
-void carrier_to_socket(struct statx& st);
+void carrier_to_socket(struct statx& st, unsigned mask);
 inline int show_as_socket(int r, struct stat* st) {
     if (SOCKSHIM_UNLIKELY(r == 0 && S_ISREG(st->st_mode) && process_active.load_relaxed())) {
         carrier_to_socket(*st);
     }
     return r;
 }
-inline int show_as_socket(int r, struct statx* st) {
+inline int show_as_socket(int r, struct statx* st, unsigned mask) {
     if (SOCKSHIM_UNLIKELY(r == 0 && S_ISREG(st->stx_mode) && process_active.load_relaxed())) {
-        carrier_to_socket(*st);
+        carrier_to_socket(*st, mask);
     }
     return r;
 }

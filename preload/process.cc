@@ -31,7 +31,8 @@ constinit a32 atfork_registered{};
 constinit thread_local bool prepared_atfork = false;
 
 void atfork_prepare() { prepared_atfork = fork_prepare(); }
-void atfork_parent() { fork_done_parent(prepared_atfork); }
+// Libc does not say whether there is a child: fork_over_atfork will.
+void atfork_parent() { fork_done_parent(prepared_atfork, true); }
 void atfork_child() { fork_done_child(prepared_atfork); }
 
 // With handlers, forks that libc makes by itself (daemon, forkpty) are seen as well.
@@ -108,10 +109,15 @@ bool fork_prepare() {
     return true;
 }
 
-void fork_done_parent(bool prepared) {
+void fork_done_parent(bool prepared, bool made) {
     if (!prepared) return;
-    process_after_fork_parent();
+    if (!made) process_fork_failed();
     critical_leave();
+}
+
+void fork_over_atfork(bool made) {
+    if (prepared_atfork && !made) process_fork_failed();
+    prepared_atfork = false;
 }
 
 void fork_done_child(bool prepared) {

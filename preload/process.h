@@ -30,8 +30,10 @@ inline void fork_check() {
 
 // Around any fork that runs no atfork handlers. `before` answers whether `after` has work to do.
 bool fork_prepare();
-void fork_done_parent(bool prepared);
+void fork_done_parent(bool prepared, bool made);
 void fork_done_child(bool prepared);
+// A fork of libc's, which runs them, has returned.
+void fork_over_atfork(bool made);
 // A child that execs is about to be made: the sockets that it inherits are no longer ours alone.
 void share_sockets();
 

@@ -32,7 +32,6 @@ constexpr u64 word_address = word_once - 1;
 constinit program_action actions[last_signal + 1]{};
 constinit a32 active{};
 constinit bool catch_fatal = false; // a trace is wanted: see deaths by signal
-constinit thread_local u64 deferred_mask = 0;
 
 void trampoline(int sig, siginfo_t* info, void* context);
 
@@ -155,14 +154,14 @@ u64& context_mask(ucontext_t* context) { return *reinterpret_cast<u64*>(&context
 // Later: with everything blocked but faults until the outermost critical section ends.
 void defer(int sig, const siginfo_t* info, ucontext_t* context) {
     u64& mask = context_mask(context);
-    if (!this_thread.deferred) deferred_mask = mask;
+    if (!this_thread.deferred) this_thread.deferred_mask = mask;
     mask |= ~synchronous | bit(sig);
     this_thread.deferred = 1;
     requeue(sig, info);
 }
 
 void deliver_deferred() {
-    const u64 mask = deferred_mask;
+    const u64 mask = this_thread.deferred_mask;
     this_thread.deferred = 0;
     raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&mask), 0, sizeof(u64));
 }

@@ -129,7 +129,7 @@ SOCKSHIM_WRAP_ALIAS(__fxstatat64, __fxstatat)
 
 SOCKSHIM_WRAP(int, statx, (int dir, const char* path, int flags, unsigned mask, struct statx* st)) {
     if (SOCKSHIM_LIKELY(!(flags & AT_EMPTY_PATH))) {
-        return show_as_socket(real::statx(dir, path, flags, mask, st), st);
+        return show_as_socket(real::statx(dir, path, flags, mask, st), st, mask);
     }
     return route(
         dir, [=] { return sys_statx(dir, path, flags, mask, st); },

@@ -93,9 +93,9 @@ void carrier_to_socket(struct stat& st) {
     if (is_carrier(st.st_dev, st.st_ino, static_cast<u64>(st.st_mtim.tv_nsec))) show_socket(st);
 }
 
-void carrier_to_socket(struct statx& st) {
+void carrier_to_socket(struct statx& st, unsigned mask) {
     if (is_carrier(makedev(st.stx_dev_major, st.stx_dev_minor), st.stx_ino, st.stx_mtime.tv_nsec)) {
-        show_socket(st);
+        show_socket(st, mask);
     }
 }
 
@@ -118,6 +118,7 @@ namespace {
     }
     struct stat st;
     if (raw_syscall(SYS_newfstatat, dir, ptr_arg(path), ptr_arg(&st), 0) != 0) return length;
+    show_socket(st);
     const int said =
         snprintf(text, sizeof text, "socket:[%lu]", static_cast<unsigned long>(st.st_ino));
     n = min_of(n, static_cast<size_t>(said));

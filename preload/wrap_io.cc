@@ -108,13 +108,13 @@ SOCKSHIM_WRAP(ssize_t, splice,
 
 SOCKSHIM_WRAP(ssize_t, tee, (int in, int out, size_t n, unsigned flags)) {
     return route_cancel(
-        in, out, [=] { return sys_tee_check(in, out); },
+        in, out, [=] { return sys_tee(in, out, n, flags); },
         [=] { return real::tee(in, out, n, flags); });
 }
 
 SOCKSHIM_WRAP(ssize_t, vmsplice, (int fd, const iovec* iov, size_t n, unsigned flags)) {
     return route_cancel(
-        fd, [=] { return sys_vmsplice_check(fd); },
+        fd, [=] { return sys_vmsplice(fd, iov, n, flags); },
         [=] { return real::vmsplice(fd, iov, n, flags); });
 }
 

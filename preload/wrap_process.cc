@@ -47,6 +47,14 @@ int exec_failed(bool begun, int r) {
     return r;
 }
 
+// What a fork of libc's that runs our atfork handlers has answered.
+int forked(int pid) {
+    const int saved_errno = errno;
+    fork_over_atfork(pid >= 0);
+    errno = saved_errno;
+    return pid;
+}
+
 struct clone_start {
     int (*fn)(void*);
     void* arg;
@@ -79,7 +87,7 @@ int start_cloned_process(void* p) {
 // fork and first in the child (process_at_load).
 SOCKSHIM_WRAP(pid_t, fork, ()) {
     trace_begin(TRACE_FORK, nullptr, 0);
-    const pid_t pid = real::fork();
+    const pid_t pid = forked(real::fork());
     if (pid != 0) trace_end(pid < 0 ? -errno : pid);
     return pid;
 }
@@ -92,7 +100,7 @@ SOCKSHIM_WRAP(pid_t, _Fork, ()) {
     if (pid == 0) {
         fork_done_child(prepared);
     } else {
-        fork_done_parent(prepared);
+        fork_done_parent(prepared, pid > 0);
     }
     return pid;
 }
@@ -110,7 +118,7 @@ SOCKSHIM_WRAP(int, clone,
     if (!(flags & CLONE_VM)) {
         clone_start start = {fn, arg, fork_prepare()};
         const int pid = real::clone(start_cloned_process, stack, flags, &start, ptid, tls, ctid);
-        fork_done_parent(start.prepared);
+        fork_done_parent(start.prepared, pid >= 0);
         return pid;
     }
     // In our memory but not a thread, while we sleep: a vfork child on a stack of its own.
@@ -168,7 +176,7 @@ SOCKSHIM_WRAP(int, posix_spawnp,
 
 // Libc's own dup2s to 0, 1 and 2 in the child pass no wrapper.
 SOCKSHIM_WRAP(int, forkpty, (int* master, char* name, const void* term, const void* win)) {
-    const int pid = real::forkpty(master, name, term, win);
+    const int pid = forked(real::forkpty(master, name, term, win));
     if (pid > 0) made(*master);
     for (int fd = 0; pid == 0 && fd < 3; ++fd) made(fd);
     return pid;
@@ -224,7 +232,7 @@ SOCKSHIM_WRAP(int, execveat,
 
 // Libc's leaves without passing _exit in the parent, and replaces 0, 1 and 2 behind our back.
 SOCKSHIM_WRAP(int, daemon, (int nochdir, int noclose)) {
-    switch (real::fork()) {
+    switch (forked(real::fork())) {
     case -1: return -1;
     case 0: break;
     default: process_at_exit("exit"); real::_exit(0);

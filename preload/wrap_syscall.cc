@@ -123,7 +123,7 @@ long on_descriptor(const call_words& c) {
     case SYS_ftruncate: return sys_ftruncate(fd, c.a[1]);
     case SYS_fsync:
     case SYS_fdatasync: return sys_fsync(fd);
-    case SYS_vmsplice: return sys_vmsplice_check(fd);
+    case SYS_vmsplice: return sys_vmsplice(fd, c.ptr<const iovec>(1), c.size(2), c.flags(3));
     case SYS_fstatfs:
     case SYS_fallocate:
     case SYS_readahead:
@@ -183,7 +183,8 @@ long on_others(const call_words& c) {
         if (!either(0, 2)) return SYS_NOT_OURS;
         return sys_copy_file_range(c.fd(0), c.ptr<i64>(1), c.fd(2), c.ptr<i64>(3), c.size(4),
                                    c.flags(5));
-    case SYS_tee: return either(0, 1) ? sys_tee_check(c.fd(0), c.fd(1)) : SYS_NOT_OURS;
+    case SYS_tee:
+        return either(0, 1) ? sys_tee(c.fd(0), c.fd(1), c.size(2), c.flags(3)) : SYS_NOT_OURS;
     case SYS_epoll_ctl:
         return either(0, 2) ? sys_epoll_ctl(c.fd(0), c.fd(1), c.fd(2), c.ptr<epoll_event>(3))
                             : SYS_NOT_OURS;
@@ -345,7 +346,7 @@ long fork_like(const call_words& c) {
     if (r == 0) {
         fork_done_child(prepared);
     } else {
-        fork_done_parent(prepared);
+        fork_done_parent(prepared, r > 0);
     }
     return finish(r);
 }

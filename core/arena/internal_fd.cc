@@ -14,17 +14,13 @@ void (*internal_fd_marked)(int fd, bool ours) = nullptr;
 // copies up to the highest number) does not grow for our sake.
 static constexpr u64 preferred_number = 960;
 
-static long duplicate_high(int fd) {
+int internal_fd_dup(int fd) {
     rlimit limit{};
     raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, ptr_arg(&limit));
     const u64 from = limit.rlim_cur > 64 ? min_of<u64>(preferred_number, limit.rlim_cur - 32) : 0;
-    return raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, static_cast<long>(from));
-}
-
-int internal_fd_duplicate(int fd) {
-    const int high = static_cast<int>(duplicate_high(fd));
-    if (high >= 0 && internal_fd_marked) internal_fd_marked(high, true);
-    return high;
+    const long high = raw_syscall(SYS_fcntl, fd, F_DUPFD_CLOEXEC, static_cast<long>(from));
+    if (high >= 0 && internal_fd_marked) internal_fd_marked(static_cast<int>(high), true);
+    return static_cast<int>(high);
 }
 
 void internal_fd_drop(int number) {
@@ -33,17 +29,17 @@ void internal_fd_drop(int number) {
 }
 
 void internal_fd_adopt(internal_fd& slot, int fd) {
-    const long high = duplicate_high(fd);
-    if (high >= 0) {
+    if (const int high = internal_fd_dup(fd); high >= 0) {
         raw_syscall(SYS_close, fd);
-        fd = static_cast<int>(high);
+        fd = high;
+    } else if (internal_fd_marked) {
+        internal_fd_marked(fd, true);
     }
     struct stat st {};
     raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     slot.device = st.st_dev;
     slot.inode = st.st_ino;
     slot.number_plus_1.store(static_cast<u32>(fd) + 1);
-    if (internal_fd_marked) internal_fd_marked(fd, true);
 }
 
 int internal_fd_number(internal_fd& slot) {

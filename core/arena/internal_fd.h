@@ -11,14 +11,15 @@ struct internal_fd {
     u64 inode;
 };
 
+// A duplicate of `fd` that is the library's own, or -errno.
+int internal_fd_dup(int fd);
+// Ends it.
+void internal_fd_drop(int number);
 // Moves fd to a high number and remembers it in `slot`.
 void internal_fd_adopt(internal_fd& slot, int fd);
 // The number, or -1 when it was closed or replaced meanwhile.
 int internal_fd_number(internal_fd& slot);
 void internal_fd_close(internal_fd& slot);
-// The same without a slot: a duplicate of `fd` at a high number (or -errno), and its end.
-int internal_fd_duplicate(int fd);
-void internal_fd_drop(int number);
 
 // dispatch/ marks the number in its table; null in the core's tests.
 extern void (*internal_fd_marked)(int fd, bool ours);

@@ -46,13 +46,8 @@ tcp_env& this_tcp_env() {
     return env;
 }
 
-// SIGURG (or F_SETSIG's signal) for the owner that the program set with F_SETOWN.
 void sk_send_sigurg(sock& sk) {
-    const socket* sock = slab_get(sk.sk_socket);
-    if (sock && sock->f_owner) {
-        const int sig = sock->f_owner_sig ? sock->f_owner_sig : SIGURG;
-        raw_syscall(SYS_kill, sock->f_owner, sig);
-    }
+    if (const socket* sock = slab_get(sk.sk_socket)) sock_send_sigurg(*sock);
     wake_up(sk.sk_wq, POLLPRI);
 }
 

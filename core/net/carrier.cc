@@ -84,7 +84,7 @@ void keep(u32 index, int fd) {
     u64 former = k.word.load();
     if ((former & kept_busy) || !k.word.cas(former, kept_busy)) return;
     if (former) internal_fd_drop(kept_fd(former));
-    const int high = internal_fd_duplicate(fd);
+    const int high = internal_fd_dup(fd);
     k.inode = carrier_inode(index).load();
     k.word.store(high < 0 ? 0 : kept_word(index, high));
 }
@@ -167,7 +167,8 @@ void socket_unhold(socket& sock, proc_id who) {
 
 bool socket_unaccounted(const socket& sock) {
     const u32 flags = sock.flags.load();
-    if (!(flags & SOCKF_SHARED) || (flags & (SOCKF_MANY_HOLDERS | SOCKF_CLAIMED))) return false;
+    if (!(flags & SOCKF_SHARED) || (flags & SOCKF_MANY_HOLDERS)) return false;
+    if (sock.holder.load() & holder_claimed) return false;
     for (const a32& h : sock.holders) {
         if (h.load()) return false;
     }

@@ -116,27 +116,22 @@ constexpr sigio_reason sigio_reasons[] = {
 };
 
 bool thread_blocks(int sig) {
-    u64 blocked = 0;
-    raw_syscall(SYS_rt_sigprocmask, SIG_BLOCK, 0, ptr_arg(&blocked), sizeof blocked);
+    u64 blocked = this_thread.deferred_mask;
+    if (!this_thread.deferred) {
+        raw_syscall(SYS_rt_sigprocmask, SIG_BLOCK, 0, ptr_arg(&blocked), sizeof blocked);
+    }
     return blocked & 1ULL << (sig - 1);
 }
 
 // A siginfo like the kernel's own may only be sent to oneself: of a process that owns the socket this
-// thread gets the signal, if it wants any.
-bool signal_myself(const socket& s, int sig, const sigio_reason& why) {
+// thread gets the signal, if it wants any. To others it comes as by kill.
+void signal_owner(const socket& s, siginfo_t& info) {
     const long pid = raw_syscall(SYS_getpid), tid = raw_syscall(SYS_gettid);
-    const bool mine =
-        s.f_owner_type == F_OWNER_TID ? s.f_owner == tid : s.f_owner == pid && !thread_blocks(sig);
-    if (!mine) return false;
-    siginfo_t info{};
-    info.si_signo = sig;
-    info.si_code = SI_KERNEL;
-    if (s.f_owner_sig) {
-        info.si_code = why.code;
-        info.si_band = static_cast<long>(why.band);
-        info.si_fd = s.f_async_fd;
-    }
-    return raw_syscall(SYS_rt_tgsigqueueinfo, pid, tid, sig, ptr_arg(&info)) == 0;
+    const int sig = info.si_signo;
+    const bool one_thread = s.f_owner_type == F_OWNER_TID;
+    const bool mine = one_thread ? s.f_owner == tid : s.f_owner == pid && !thread_blocks(sig);
+    if (mine && raw_syscall(SYS_rt_tgsigqueueinfo, pid, tid, sig, ptr_arg(&info)) == 0) return;
+    raw_syscall(one_thread ? SYS_tkill : SYS_kill, s.f_owner, sig);
 }
 
 // Linux: kill_fasync, send_sigio.
@@ -148,14 +143,28 @@ void wake_async(const wait_queue& wq, u32 mask) {
         if (!(mask & why.mask)) continue;
         // Urgent data have sent SIGURG already.
         if (why.code == POLL_PRI && !s->f_owner_sig) return;
-        const int sig = s->f_owner_sig ? s->f_owner_sig : SIGIO;
-        if (sig < 1 || sig > 64 || signal_myself(*s, sig, why)) return;
-        raw_syscall(s->f_owner_type == F_OWNER_TID ? SYS_tkill : SYS_kill, s->f_owner, sig);
+        siginfo_t info{};
+        info.si_signo = s->f_owner_sig ? s->f_owner_sig : SIGIO;
+        info.si_code = SI_KERNEL;
+        if (s->f_owner_sig) {
+            info.si_code = why.code;
+            info.si_band = static_cast<long>(why.band);
+            info.si_fd = s->f_async_fd;
+        }
+        if (info.si_signo >= 1 && info.si_signo <= 64) signal_owner(*s, info);
         return;
     }
 }
 
 } // namespace
+
+void sock_send_sigurg(const socket& sock) {
+    if (!sock.f_owner) return;
+    siginfo_t info{};
+    info.si_signo = SIGURG;
+    info.si_code = SI_KERNEL;
+    signal_owner(sock, info);
+}
 
 void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
     // No handler of the program's in between, which might leave by longjmp.

@@ -19,6 +19,7 @@ struct thread_state {
     void* fault_jump; // __builtin_setjmp buffer of the user copy in progress, see uaccess.h
     const void* fault_lo;
     const void* fault_hi;
+    u64 deferred_mask; // what the program blocks, while a deferred signal has everything blocked
 };
 
 extern constinit thread_local thread_state this_thread;

@@ -106,8 +106,8 @@ enum arg_kind : u8 {
     X(TRACE_SPLICE, splice, B, A_INT, A_OFFSET_PTR, A_INT, A_OFFSET_PTR, A_ULONG, A_SPLICE)        \
     X(TRACE_COPY_FILE_RANGE, copy_file_range, B, A_INT, A_OFFSET_PTR, A_INT, A_OFFSET_PTR,         \
       A_ULONG, A_ULONG)                                                                            \
-    X(TRACE_TEE, tee, B, A_INT, A_INT)                                                             \
-    X(TRACE_VMSPLICE, vmsplice, B, A_INT)                                                          \
+    X(TRACE_TEE, tee, B, A_INT, A_INT, A_ULONG, A_SPLICE)                                          \
+    X(TRACE_VMSPLICE, vmsplice, B, A_INT, A_IOV_IN, A_ULONG, A_SPLICE)                             \
     X(TRACE_POLL, poll, _, A_POLL_FDS, A_ULONG, A_TIMEOUT, A_SIGSET)                               \
     X(TRACE_SELECT, select, _, A_INT, A_FD_SET, A_FD_SET, A_FD_SET, A_TIMEOUT, A_SIGSET)           \
     X(TRACE_EPOLL_CREATE, epoll_create1, _, A_EPOLL_FLAGS)                                         \

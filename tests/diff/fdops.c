@@ -3,6 +3,7 @@
 #include <linux/close_range.h>
 #include <sys/file.h>
 #include <sys/statfs.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <termios.h>
 
@@ -87,6 +88,33 @@ int main(void) {
     struct statx sx;
     T(statx(s, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &sx));
     V(S_ISSOCK(sx.stx_mode));
+    V(sx.stx_mask), V(sx.stx_attributes), V(sx.stx_attributes_mask), V(sx.stx_blksize),
+        V(sx.stx_nlink), V(sx.stx_size), V(sx.stx_blocks), V(sx.stx_btime.tv_sec);
+    V(sx.stx_ino == st.st_ino), V(makedev(sx.stx_dev_major, sx.stx_dev_minor) == st.st_dev);
+    T(statx(s, "", AT_EMPTY_PATH, STATX_ALL, &sx)), V(sx.stx_mask);
+    T(statx(s, "", AT_EMPTY_PATH, STATX_TYPE, &sx)), V(sx.stx_mask), V(S_ISSOCK(sx.stx_mode));
+    T(statx(s, "", AT_EMPTY_PATH, STATX_TYPE, (struct statx*)-4096l));
+    int un = socket(AF_UNIX, SOCK_STREAM, 0); // whose is the kernel's
+    T(fstat(un, &st2));
+    V(st.st_dev == st2.st_dev), V(st.st_ino == st2.st_ino), V(st.st_blksize == st2.st_blksize);
+    struct statx ux;
+    T(statx(un, "", AT_EMPTY_PATH, STATX_ALL, &ux)), T(statx(s, "", AT_EMPTY_PATH, STATX_ALL, &sx));
+    V(ux.stx_mnt_id == sx.stx_mnt_id);
+    close(un);
+    V(st.st_atim.tv_sec), V(st.st_mtim.tv_sec), V(st.st_mtim.tv_nsec), V(st.st_ctim.tv_sec),
+        V(st.st_rdev);
+    section("each socket has an inode of its own, and keeps it");
+    uint64_t seen[64];
+    int again = 0, changed = 0;
+    for (int i = 0; i < 64; i++) {
+        int t = tcp();
+        fstat(t, &st2), seen[i] = st2.st_ino;
+        setint(t, SOL_SOCKET, SO_KEEPALIVE, 1), fstat(t, &st2);
+        changed += st2.st_ino != seen[i];
+        for (int k = 0; k < i; k++) again += seen[k] == seen[i];
+        close(t);
+    }
+    V(again), V(changed);
     T(fstat(9999, &st));
     struct statfs sf;
     T(fstatfs(s, &sf));

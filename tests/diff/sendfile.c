@@ -95,6 +95,16 @@ int main(void) {
     T(splice(p[0], 0, c, 0, 8, 0));
     RX(s, 8, MSG_WAITALL);
     T(vmsplice(s, &v, 1, 0));
+    section("nothing to move, or nowhere to move it");
+    T(splice(s, 0, p[1], 0, 0, 0)), T(splice(s, 0, p[1], 0, 0, 99)), T(splice(s, 0, 9999, 0, 0, 0)),
+        T(splice(f, 0, c, 0, 0, 0)), T(splice(s, 0, p[1], 0, 1, 99));
+    T(tee(s, p[1], 0, 0)), T(tee(s, p[1], 0, 99)), T(tee(s, 9999, 0, 0)), T(tee(s, 9999, 1, 0)),
+        T(tee(9999, s, 1, 0)), T(tee(p[0], s, 1, 0)), T(tee(p[1], s, 1, 0)), T(tee(s, p[0], 1, 0)),
+        T(tee(s, s, 1, 0)), T(tee(p[0], c, 0, 0));
+    struct iovec none = {"", 0}, bad = {(void*)-4096l, 6};
+    T(vmsplice(s, &v, 0, 0)), T(vmsplice(s, &none, 1, 0)), T(vmsplice(s, &v, 1, 99)),
+        T(vmsplice(s, 0, 1, 0)), T(vmsplice(s, &bad, 1, 0)), T(vmsplice(s, &v, 99999, 0));
+    T(syscall(SYS_tee, s, p[1], 0l, 0)), T(syscall(SYS_vmsplice, s, &v, 1l, 0));
     close(c);
     AW(s, POLLIN);
     T(splice(s, 0, p[1], 0, 10, 0));

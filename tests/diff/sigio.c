@@ -14,6 +14,34 @@ static void expect(const char* what, int at_least) {
     n = 0;
 }
 
+// Signals to one thread: which arrived there and which elsewhere.
+static volatile sig_atomic_t urgent, urgent_code, own, own_band, elsewhere, owner_tid;
+static void on_thread(int sig, siginfo_t* i, void* u) {
+    (void)u;
+    if (self_tid() != owner_tid) {
+        elsewhere++;
+    } else if (sig == SIGURG) {
+        urgent++, urgent_code = i->si_code;
+    } else {
+        own++, own_band |= i->si_band;
+    }
+}
+static volatile sig_atomic_t done;
+static void* owner(void* unused) {
+    (void)unused;
+    owner_tid = self_tid();
+    while (!done) nap(2);
+    return 0;
+}
+static void urgent_data(int c, int s, int signals) {
+    Q(send(c, "u", 1, MSG_OOB));
+    for (int i = 0; i < 100 && urgent + own + elsewhere < signals; i++) nap(5);
+    settle();
+    V(urgent), V(own > 0), V(elsewhere);
+    Q(recv(s, (char[8]){0}, 8, MSG_OOB));
+    urgent = own = elsewhere = 0;
+}
+
 int main(void) {
     diff_init();
     struct sigaction a;
@@ -88,5 +116,37 @@ int main(void) {
     Q(send(v, "dgram", 5, 0));
     reap(p);
     expect("parent", 0);
+    section("urgent data: SIGURG, whatever F_SETSIG says");
+    a.sa_sigaction = on_thread;
+    sigaction(SIGURG, &a, 0), sigaction(SIGUSR2, &a, 0), sigaction(SIGIO, &a, 0);
+    tcp_pair(&c, &s);
+    owner_tid = self_tid();
+    T(fcntl(s, F_SETOWN, getpid())), T(fcntl(s, F_SETSIG, SIGUSR2));
+    urgent_data(c, s, 1);
+    V(urgent_code == SI_KERNEL);
+    section("and with O_ASYNC that signal as well");
+    T(fcntl(s, F_SETFL, O_ASYNC));
+    urgent_data(c, s, 2);
+    V((own_band & POLLPRI) != 0);
+    T(fcntl(s, F_SETFL, 0));
+    section("one thread owns it");
+    owner_tid = 0;
+    pthread_t t = spawn_thread(owner, 0);
+    while (!owner_tid) nap(1);
+    ex.type = F_OWNER_TID, ex.pid = owner_tid;
+    T(fcntl(s, F_SETOWN_EX, &ex));
+    urgent_data(c, s, 1);
+    T(fcntl(s, F_SETFL, O_ASYNC));
+    urgent_data(c, s, 2);
+    T(fcntl(s, F_SETSIG, 0));
+    urgent_data(c, s, 1);
+    Q(send(c, "x", 1, 0));
+    for (int i = 0; i < 100 && !own; i++) nap(5);
+    V(own > 0), V(elsewhere);
+    done = 1;
+    pthread_join(t, 0);
+    section("the owner is gone");
+    T(send(c, "u", 1, MSG_OOB));
+    RX(s, 8, 0);
     return 0;
 }
