@@ -102,7 +102,8 @@ void socket_unhold(socket& sock, proc_id who) {
 
 bool socket_unaccounted(const socket& sock) {
     const u32 flags = sock.flags.load();
-    if (!(flags & SOCKF_SHARED) || (flags & (SOCKF_MANY_HOLDERS | SOCKF_CLAIMED))) return false;
+    if (!(flags & SOCKF_SHARED) || (flags & SOCKF_MANY_HOLDERS)) return false;
+    if (sock.holder.load() & holder_claimed) return false;
     for (const a32& h : sock.holders) {
         if (h.load()) return false;
     }

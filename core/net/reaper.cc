@@ -18,13 +18,12 @@
 
 namespace sockshim {
 
-// It stays marked as shared: another who lets go of it meanwhile must not take it for his alone.
+// It stays marked as shared: another who lets go of it meanwhile must not take it for his alone. The claim
+// and the claimer's name are one store: should this process die in sock_release, its reaper goes on.
 bool socket_claim_shared(socket& s) {
-    if (s.flags.load() & SOCKF_CLAIMED) return false;
-    // Named first: should this process die in sock_release, its own reaper releases the socket.
-    s.holder.store(self_proc);
-    SOCKSHIM_CRASH_POINT();
-    return !(s.flags.fetch_or(SOCKF_CLAIMED) & SOCKF_CLAIMED);
+    u32 maker = s.holder.load();
+    if ((maker & holder_claimed) || !(s.flags.load() & SOCKF_SHARED)) return false;
+    return s.holder.cas(maker, self_proc | holder_claimed);
 }
 
 namespace {
@@ -40,12 +39,15 @@ template <class Visit> void for_each_socket(Visit visit) {
 void release_sockets_of(proc_id dead) {
     for_each_socket([dead](socket& s) {
         socket_unhold(s, dead);
-        if ((s.flags.load() & (SOCKF_SHARED | SOCKF_CLAIMED)) == SOCKF_SHARED) {
+        u32 holder = s.holder.load();
+        const u32 claimed = holder & holder_claimed;
+        if ((s.flags.load() & SOCKF_SHARED) && !claimed) {
             if (!carrier_held(s) && socket_claim_shared(s)) sock_release(s);
             return;
         }
-        u32 holder = dead;
-        if (s.holder.load() == dead && s.holder.cas(holder, self_proc)) sock_release(s);
+        if (holder == (dead | claimed) && s.holder.cas(holder, self_proc | claimed)) {
+            sock_release(s);
+        }
     });
 }
 

@@ -25,7 +25,9 @@ inline constexpr u32 SOCKF_HANDED_OVER = 1u
 inline constexpr u32 SOCKF_APPEND = 1u << 6;   // O_APPEND and O_NOATIME: kept, and shown by F_GETFL
 inline constexpr u32 SOCKF_NOATIME = 1u << 7;
 inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 8; // more than `holders` has room for
-inline constexpr u32 SOCKF_CLAIMED = 1u << 9; // shared, held by nobody, and `holder` releases it
+
+// Beside the proc_id in socket.holder: shared, held by nobody, and this process releases it.
+inline constexpr u32 holder_claimed = 1u << 30;
 
 struct socket {
     a8 state; // socket_state
@@ -33,7 +35,8 @@ struct socket {
     i16 type; // SOCK_STREAM, ...
     a32 flags;
     handle<sock> sk;
-    a32 holder; // proc_id of the one process that holds it, unless SOCKF_SHARED
+    // proc_id of the one process that holds it. SOCKF_SHARED: of whoever made it, until one claims it.
+    a32 holder;
     u16 family;
     u16 protocol;
     i32 f_owner;      // F_SETOWN; negative: a process group

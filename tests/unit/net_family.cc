@@ -1,10 +1,18 @@
 // S5, S6, S8: the family registry and __sock_create; S9: security hooks; S11: inetsw.
 #include "net_fixture.h"
 
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+
 #include "core/inet/af_inet.h"
 #include "core/inet/inet_protosw.h"
+#include "core/net/carrier.h"
 #include "core/net/family.h"
 #include "core/net/handover.h"
+#include "core/net/reaper.h"
 #include "core/net/security.h"
 
 using namespace sockshim_test;
@@ -103,6 +111,45 @@ TEST_CASE("S5 __sock_create: ranges first, then the family", "[net]") {
     REQUIRE(errno_of_create(PF_UNIX, SOCK_MAX) == -EINVAL);
     REQUIRE(errno_of_create(PF_UNIX, SOCK_STREAM) == -ELIBC);
     REQUIRE(errno_of_create(PF_INET, SOCK_PACKET) == -ELIBC); // became PF_PACKET
+}
+
+TEST_CASE("a shared socket is claimed once, and the claimer's name stays", "[net]") {
+    const registered_family r;
+    sockshim::socket* s = nullptr;
+    REQUIRE(create(44, SOCK_DGRAM, 0, &s) == 0);
+    CHECK_FALSE(socket_claim_shared(*s)); // its holder's alone
+    s->flags.fetch_or(SOCKF_SHARED);
+    CHECK(socket_unaccounted(*s));
+    // Processes that find at the same time that nobody holds it, each by a name of its own.
+    auto* const ready = static_cast<std::atomic<u32>*>(
+        ::mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    REQUIRE(ready != MAP_FAILED);
+    constexpr u32 claimers = 3;
+    for (int round = 0; round < 100; ++round) {
+        s->holder.store(self_proc);
+        ready->store(0);
+        pid_t pids[claimers];
+        for (u32 i = 0; i < claimers; ++i) {
+            pids[i] = ::fork();
+            if (pids[i]) continue;
+            self_proc = 101 + i;
+            ready->fetch_add(1);
+            while (ready->load() < claimers) ::sched_yield();
+            ::_exit(socket_claim_shared(*s));
+        }
+        u32 winner = 0;
+        int winners = 0;
+        for (u32 i = 0; i < claimers; ++i) {
+            int status = 0;
+            REQUIRE(::waitpid(pids[i], &status, 0) == pids[i]);
+            if (WEXITSTATUS(status)) ++winners, winner = 101 + i;
+        }
+        REQUIRE(winners == 1);
+        REQUIRE(s->holder.load() == (winner | holder_claimed));
+    }
+    ::munmap(ready, 4096);
+    CHECK_FALSE(socket_unaccounted(*s));
+    sock_release(*s);
 }
 
 TEST_CASE("S5 module references stand around create and around sock->ops", "[net]") {
