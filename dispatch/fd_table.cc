@@ -50,7 +50,7 @@ bool get_file(file& f) {
 void put_socket(u32 index) {
     if (socket_files[index].refs.fetch_sub(1) != 1) return;
     const handle<socket> h = slab_handle_at<socket>(index);
-    if (socket* s = slab_get(h)) socket_last_put(*s);
+    if (socket* s = slab_get(h)) socket_last_put(*s, h);
 }
 
 void internal_marked(int fd, bool ours);
@@ -119,15 +119,15 @@ void fd_table_init() { internal_fd_marked = internal_marked; }
 
 // The last reference of this process is gone. Whether it was the last of all is known at once for a
 // socket that never left the process, else by its heartbeat.
-void socket_last_put(socket& s) {
+void socket_last_put(socket& s, handle<socket> h) {
     if (s.flags.load() & SOCKF_SHARED) {
         socket_unhold(s, self_proc);
         if (carrier_held(s)) {
             if (socket_unaccounted(s)) timer_kick_processes();
             return;
         }
-        if (!socket_claim_shared(s)) return;
-    } else if (s.holder.load() != self_proc) {
+        if (!socket_claim_shared(s, h)) return;
+    } else if (s.holder.load() != holder_word(h, self_proc)) {
         return; // released, and the cell is somebody else's by now
     }
     sock_release(s);

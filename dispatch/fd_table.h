@@ -85,8 +85,8 @@ u32 fd_table_end();
 void fd_table_init();
 // In a child after fork, whose holds of sets are its own (eventpoll_forked).
 void fd_table_forked();
-// This process's last reference to `s` is gone: releases the socket unless another process holds it.
-void socket_last_put(socket& s);
+// This process's last reference to `s`, named by `h`, is gone: releases it unless another process holds it.
+void socket_last_put(socket& s, handle<socket> h);
 
 // close(2) of a number that is a socket or an epoll set of ours: entry, kernel descriptor, reference, in
 // this order.

@@ -26,7 +26,7 @@ constexpr int SOCK_TYPE_MASK = 0xf;
 int sock_map_fd(socket& sock, int flags) {
     const int fd = carrier_open(sock, flags & SOCK_CLOEXEC);
     if (fd < 0) return fd;
-    sock.holder.store(self_proc);
+    socket_set_holder(sock);
     if (flags & SOCK_NONBLOCK) sock.flags.fetch_or(SOCKF_NONBLOCK);
     fd_install_socket(fd, socket_handle(sock));
     return fd;
@@ -188,7 +188,7 @@ long sys_accept4(int fd, sockaddr* upeer, socklen_t* upeer_len, int flags) {
         err = len < 0 ? -ECONNABORTED : move_addr_to_user(address, len, upeer, upeer_len);
     }
     if (err == 0) {
-        newsock->holder.store(self_proc);
+        socket_set_holder(*newsock);
         if (flags & SOCK_NONBLOCK) newsock->flags.fetch_or(SOCKF_NONBLOCK);
         slab_publish(socket_handle(*newsock));
         fd_install_socket(newfd, socket_handle(*newsock));

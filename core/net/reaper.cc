@@ -20,10 +20,11 @@ namespace sockshim {
 
 // It stays marked as shared: another who lets go of it meanwhile must not take it for his alone. The claim
 // and the claimer's name are one store: should this process die in sock_release, its reaper goes on.
-bool socket_claim_shared(socket& s) {
-    u32 maker = s.holder.load();
-    if ((maker & holder_claimed) || !(s.flags.load() & SOCKF_SHARED)) return false;
-    return s.holder.cas(maker, self_proc | holder_claimed);
+bool socket_claim_shared(socket& s, handle<socket> h) {
+    u64 maker = s.holder.load();
+    if (maker >> 32 != h.gen || (maker & holder_claimed)) return false;
+    if (!(s.flags.load() & SOCKF_SHARED)) return false;
+    return s.holder.cas(maker, holder_word(h, self_proc) | holder_claimed);
 }
 
 namespace {
@@ -32,20 +33,22 @@ template <class Visit> void for_each_socket(Visit visit) {
     const u32 n = cells_committed(REGION_SOCKET);
     for (u32 i = 0; i < n; ++i) {
         const u64 w = cell_word_at(REGION_SOCKET, i);
-        if (cell_word::state(w) == CELL_LIVE) visit(*slab_at<socket>(i));
+        if (cell_word::state(w) != CELL_LIVE) continue;
+        visit(*slab_at<socket>(i), handle<socket>{i, cell_word::gen(w)});
     }
 }
 
 void release_sockets_of(proc_id dead) {
-    for_each_socket([dead](socket& s) {
+    for_each_socket([dead](socket& s, handle<socket> h) {
         socket_unhold(s, dead);
-        u32 holder = s.holder.load();
-        const u32 claimed = holder & holder_claimed;
+        u64 holder = s.holder.load();
+        const u64 claimed = holder & holder_claimed;
         if ((s.flags.load() & SOCKF_SHARED) && !claimed) {
-            if (!carrier_held(s) && socket_claim_shared(s)) sock_release(s);
+            if (!carrier_held(s) && socket_claim_shared(s, h)) sock_release(s);
             return;
         }
-        if (holder == (dead | claimed) && s.holder.cas(holder, self_proc | claimed)) {
+        if (holder == (holder_word(h, dead) | claimed) &&
+            s.holder.cas(holder, holder_word(h, self_proc) | claimed)) {
             sock_release(s);
         }
     });
@@ -83,7 +86,7 @@ int reap_dead_processes() {
 
 bool sockets_unaccounted() {
     bool any = false;
-    for_each_socket([&any](socket& s) { any = any || socket_unaccounted(s); });
+    for_each_socket([&any](socket& s, handle<socket>) { any = any || socket_unaccounted(s); });
     return any;
 }
 
@@ -92,9 +95,9 @@ int release_unheld_sockets() {
     // Whom we know as a holder lets go himself when he is ready to, unless he became another program.
     const bool execing = process_execing();
     int released = 0;
-    for_each_socket([&](socket& s) {
+    for_each_socket([&](socket& s, handle<socket> h) {
         if (!(s.flags.load() & SOCKF_SHARED) || !(execing || socket_unaccounted(s))) return;
-        if (!carrier_held(s) && socket_claim_shared(s)) {
+        if (!carrier_held(s) && socket_claim_shared(s, h)) {
             sock_release(s);
             ++released;
         }

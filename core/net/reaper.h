@@ -9,8 +9,9 @@ namespace sockshim {
 // would at exit, asks the heartbeat of the shared ones. Idempotent and restartable; any process may
 // call it. Returns how many processes were reaped.
 int reap_dead_processes();
-// Of several processes that find a shared socket held by nobody, the one that gets true releases it.
-bool socket_claim_shared(socket& s);
+// Of several processes that find a shared socket held by nobody, the one that gets true releases it. `h` is
+// what named it before they looked: false when it has been released meanwhile, whoever is in the cell now.
+bool socket_claim_shared(socket& s, handle<socket> h);
 // Frees published cells that nothing refers to any more (a process died between unlinking and
 // freeing). Two sightings are needed, so what is only passing by survives.
 void sweep_unreferenced();

@@ -32,7 +32,7 @@ socket* sock_alloc() {
     if (!sock) return nullptr;
     __builtin_memset(static_cast<void*>(sock), 0, sizeof *sock);
     sock->state.store(SS_UNCONNECTED);
-    sock->holder.store(self_proc);
+    sock->holder.store(holder_word(h, self_proc));
     return sock;
 }
 

@@ -27,7 +27,7 @@ inline constexpr u32 SOCKF_NOATIME = 1u << 7;
 inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 8; // more than `holders` has room for
 
 // Beside the proc_id in socket.holder: shared, held by nobody, and this process releases it.
-inline constexpr u32 holder_claimed = 1u << 30;
+inline constexpr u64 holder_claimed = u64{1} << 30;
 
 struct socket {
     a8 state; // socket_state
@@ -36,7 +36,9 @@ struct socket {
     a32 flags;
     handle<sock> sk;
     // proc_id of the one process that holds it. SOCKF_SHARED: of whoever made it, until one claims it.
-    a32 holder;
+    // Above that the cell's generation: asking who holds a shared socket takes a while, and whoever asked
+    // about an earlier socket of this cell must not get the present one.
+    a64 holder;
     u16 family;
     u16 protocol;
     i32 f_owner;      // F_SETOWN; negative: a process group
@@ -51,6 +53,11 @@ static_assert(sizeof(socket) <= 128);
 template <> struct region_of<socket> { static constexpr region_id value = REGION_SOCKET; };
 
 handle<socket> socket_handle(const socket& sock);
+constexpr u64 holder_word(handle<socket> s, proc_id who) { return u64{s.gen} << 32 | who; }
+// The calling process made it, or got it.
+inline void socket_set_holder(socket& sock) {
+    sock.holder.store(holder_word(socket_handle(sock), self_proc));
+}
 inline sock* socket_sk(const socket& sock) { return slab_get(sock.sk); }
 
 inline bool socket_nonblock(const socket& s) { return s.flags.load_relaxed() & SOCKF_NONBLOCK; }

@@ -5,13 +5,6 @@ import fcntl
 from crash import *
 
 ROUNDS = int(os.environ.get("SHIMTEST_CRASH_ROUNDS", "40"))
-networks = []  # examined for leaks at the very end, when TIME_WAIT is over
-
-
-def keep(w, network):
-    """The world outlives its case: its observer is asked once more at the end."""
-    w.keep = True
-    networks.append(network)
 
 
 def victim(w, *args, **how):
@@ -47,7 +40,7 @@ def clients(w):
     accepted, _, _, ends = n.status()
     say("%d connections, ended by %s; the bystander made %d rounds" % (accepted, ends, n.rounds))
     n.end_all()
-    keep(w, n)
+    keep(n)
 
 
 @case
@@ -77,7 +70,7 @@ def servers(w):
         kinds[text.split()[0]] = kinds.get(text.split()[0], 0) + 1
     say("what the clients saw: %s; the bystander made %d rounds" % (kinds, n.rounds))
     n.end_all()
-    keep(w, n)
+    keep(n)
 
 
 @case
@@ -85,7 +78,7 @@ def both_at_once(w):
     """(a) both ends of a connection killed at the same moment, without fused path and with switching too"""
     for env in ({}, {"SOCKSHIM_FUSE": "0"}, {"SOCKSHIM_FUSE_FLIP": "5"}):
         w.env = dict(env)
-        n = Network(w) if not networks or networks[-1].world is not w else networks[-1]
+        n = Network(w) if not kept or kept[-1].world is not w else kept[-1]
         port = w.port()
         for i in range(max(4, ROUNDS // 6)):
             s = victim(w, "serve", port)
@@ -97,8 +90,8 @@ def both_at_once(w):
             s.wait(), c.wait()
             n.bystander_goes_on("%s, round %d" % (env, i))
             n.measure("%s, round %d" % (env, i))
-        if not networks or networks[-1].world is not w:
-            keep(w, n)
+        if not kept or kept[-1].world is not w:
+            keep(n)
     n.end_all()
 
 
@@ -122,7 +115,7 @@ def listener_with_backlog(w):
         n.measure("round %d" % i)
     say("the clients of the last one saw %s" % ends)
     n.end_all()
-    keep(w, n)
+    keep(n)
 
 
 @guest
@@ -203,7 +196,7 @@ def shared_with_child(w):
         n.check("both dead, turn %d" % i)
         n.measure("turn %d" % i)
     n.end_all()
-    keep(w, n)
+    keep(n)
 
 
 # --- d ---------------------------------------------------------------------------------------------------------------
@@ -253,7 +246,7 @@ def timer_duty(w):
     n.end_all()
     if n.observer.running():
         say("the arena's use: %d, at the start %d" % (n.usage(), n.baseline))
-    keep(w, n)
+    keep(n)
 
 
 @guest
@@ -324,7 +317,7 @@ def duty_stopped(w):
     say("the end of a killed client was seen %s" % ("while it was stopped" if accepted == ended else
                                                    "only after SIGCONT (the kernel would not have waited)"))
     n.end_all()
-    keep(w, n)
+    keep(n)
 
 
 # --- e ---------------------------------------------------------------------------------------------------------------
@@ -356,29 +349,10 @@ def stopped(w):
     stream.wait()
     n.check("at the end")
     n.end_all()
-    keep(w, n)
+    keep(n)
 
 
-@case
-def leaks(w):
-    """afterwards, when TIME_WAIT is over, the arena's use of each of these networks is back where it was"""
-    need_shim()
-    problems = []
-    for n in networks:
-        if not n.observer.running():
-            continue  # its case failed
-        try:
-            print("   " + n.world.name)
-            n.back_to_baseline()
-        except Failure as problem:
-            problems.append("%s: %s" % (n.world.name, problem))
-    if problems:
-        raise Failure("\n    ".join(problems))
-
+case(leaks)
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:
-        for n in networks:
-            n.world.close()
+    main_of_crash_test()

@@ -7,7 +7,6 @@ from crash import *
 FULL = os.environ.get("SHIMTEST_CRASH_FULL") == "1"
 STEPS = int(os.environ.get("SHIMTEST_CRASH_STEPS", "30"))
 INSTRUCTIONS = int(os.environ.get("SHIMTEST_CRASH_INSTRUCTIONS", "5"))
-networks = []
 
 
 def need_shim():
@@ -20,8 +19,7 @@ def need_shim():
 def network(w, env=None):
     need_shim()
     n = Network(w, CRASH_LIB, env=env)
-    w.keep = True
-    networks.append(n)
+    keep(n)
     return n
 
 
@@ -165,6 +163,7 @@ add_server("unaccepted", "unaccepted")
 def first_of_a_network(w):
     """(b) the first process of a network is killed at its counted steps: the next one finds all well"""
     need_shim()
+    make_room()
     w.lib = CRASH_LIB
     runs = [0]
 
@@ -228,26 +227,7 @@ for _scenario in ("tcp", "udp", "epoll", "serve", "fork"):
     add_instructions(_scenario)
 
 
-@case
-def leaks(w):
-    """afterwards, when TIME_WAIT is over, the arena's use of each of these networks is back where it was"""
-    need_shim()
-    problems = []
-    for n in networks:
-        if not n.observer.running():
-            continue  # its case failed
-        try:
-            print("   " + n.world.name)
-            n.back_to_baseline()
-        except Failure as problem:
-            problems.append("%s: %s" % (n.world.name, problem))
-    if problems:
-        raise Failure("\n    ".join(problems))
-
+case(leaks)
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:
-        for n in networks:
-            n.world.close()
+    main_of_crash_test()

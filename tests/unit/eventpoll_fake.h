@@ -82,7 +82,7 @@ public:
         k.sk_socket = s_;
         s.sk = sk_;
         s.ops_id = ops_id;
-        s.holder.store(self_proc);
+        socket_set_holder(s);
         slab_publish(sk_);
         slab_publish(s_);
     }

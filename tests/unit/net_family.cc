@@ -117,7 +117,8 @@ TEST_CASE("a shared socket is claimed once, and the claimer's name stays", "[net
     const registered_family r;
     sockshim::socket* s = nullptr;
     REQUIRE(create(44, SOCK_DGRAM, 0, &s) == 0);
-    CHECK_FALSE(socket_claim_shared(*s)); // its holder's alone
+    const handle<sockshim::socket> h = socket_handle(*s);
+    CHECK_FALSE(socket_claim_shared(*s, h)); // its holder's alone
     s->flags.fetch_or(SOCKF_SHARED);
     CHECK(socket_unaccounted(*s));
     // Processes that find at the same time that nobody holds it, each by a name of its own.
@@ -126,7 +127,7 @@ TEST_CASE("a shared socket is claimed once, and the claimer's name stays", "[net
     REQUIRE(ready != MAP_FAILED);
     constexpr u32 claimers = 3;
     for (int round = 0; round < 100; ++round) {
-        s->holder.store(self_proc);
+        socket_set_holder(*s);
         ready->store(0);
         pid_t pids[claimers];
         for (u32 i = 0; i < claimers; ++i) {
@@ -135,7 +136,7 @@ TEST_CASE("a shared socket is claimed once, and the claimer's name stays", "[net
             self_proc = 101 + i;
             ready->fetch_add(1);
             while (ready->load() < claimers) ::sched_yield();
-            ::_exit(socket_claim_shared(*s));
+            ::_exit(socket_claim_shared(*s, h));
         }
         u32 winner = 0;
         int winners = 0;
@@ -145,11 +146,31 @@ TEST_CASE("a shared socket is claimed once, and the claimer's name stays", "[net
             if (WEXITSTATUS(status)) ++winners, winner = 101 + i;
         }
         REQUIRE(winners == 1);
-        REQUIRE(s->holder.load() == (winner | holder_claimed));
+        REQUIRE(s->holder.load() == (holder_word(h, winner) | holder_claimed));
     }
     ::munmap(ready, 4096);
     CHECK_FALSE(socket_unaccounted(*s));
     sock_release(*s);
+}
+
+TEST_CASE("a claim does not outlive its socket in the cell", "[net]") {
+    const registered_family r;
+    sockshim::socket *s = nullptr, *next = nullptr;
+    REQUIRE(create(44, SOCK_DGRAM, 0, &s) == 0);
+    s->flags.fetch_or(SOCKF_SHARED);
+    const handle<sockshim::socket> h = socket_handle(*s);
+    // Somebody saw that it is shared and asks who holds it. Meanwhile its last holder releases it, and the
+    // cell gets a socket of the same process, shared as well.
+    REQUIRE(socket_claim_shared(*s, h));
+    sock_release(*s);
+    CHECK_FALSE(socket_claim_shared(*s, h));
+    REQUIRE(create(44, SOCK_DGRAM, 0, &next) == 0);
+    REQUIRE(next == s);
+    CHECK_FALSE(socket_claim_shared(*next, h));
+    next->flags.fetch_or(SOCKF_SHARED);
+    CHECK_FALSE(socket_claim_shared(*next, h));
+    CHECK(socket_claim_shared(*next, socket_handle(*next)));
+    sock_release(*next);
 }
 
 TEST_CASE("S5 module references stand around create and around sock->ops", "[net]") {
@@ -160,7 +181,7 @@ TEST_CASE("S5 module references stand around create and around sock->ops", "[net
     REQUIRE(refs_in_create == 1);
     REQUIRE(module_refcount(test_module) == 1); // the socket's
     REQUIRE(s->type == SOCK_DGRAM);
-    REQUIRE(s->holder.load() == self_proc);
+    REQUIRE(s->holder.load() == holder_word(socket_handle(*s), self_proc));
     REQUIRE(cell_word::state(cell_word_at(REGION_SOCKET, socket_handle(*s).index)) == CELL_LIVE);
     REQUIRE(cell_word::state(cell_word_at(REGION_SOCK, s->sk.index)) == CELL_LIVE);
     released = 0;
