@@ -97,9 +97,23 @@ UNUSED static void diff_init(void) {
     alarm(8);
 }
 
+// Descriptors up to this many, or the test is skipped (run_diff).
+UNUSED static void need_descriptors(rlim_t n) {
+    struct rlimit have;
+    getrlimit(RLIMIT_NOFILE, &have);
+    if (have.rlim_cur >= n) return;
+    have.rlim_cur = n;
+    if (have.rlim_max >= n && setrlimit(RLIMIT_NOFILE, &have) == 0) return;
+    say("needs %ld descriptors, ulimit -n allows %ld", (long)n, (long)have.rlim_max);
+    _exit(77);
+}
+
 // select() and FD_SETs above the descriptor table are not looked at, and the table's size depends on what the
 // parent had open: make it 1024 places, as the library's own descriptors do.
-UNUSED static void wide_table(void) { close(dup2(0, 1000)); }
+UNUSED static void wide_table(void) {
+    need_descriptors(1024);
+    close(dup2(0, 1000));
+}
 
 UNUSED static void diff_report(const char* what, long r, int e, int isfd, int pipes) {
     const char* sp = diff_sigpipes != pipes ? " +SIGPIPE" : "";

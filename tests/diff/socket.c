@@ -101,6 +101,7 @@ int main(void) {
     T(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv));
     V(sv[0] == s), V(fcntl(sv[0], F_GETFD));
     section("many");
+    need_descriptors(1024);
     int many[300], bad = 0;
     for (int i = 0; i < 300; i++)
         bad += (many[i] = socket(AF_INET, i & 1 ? SOCK_STREAM : SOCK_DGRAM, 0)) < 0;

@@ -233,6 +233,14 @@ static void by_number(void) {
 }
 
 int main(void) {
+    struct rlimit have;
+    if (getrlimit(RLIMIT_NOFILE, &have) == 0 && have.rlim_cur < 1024) {
+        have.rlim_cur = 1024;
+        if (setrlimit(RLIMIT_NOFILE, &have)) {
+            puts("ulimit -n allows less than 1024");
+            return 77;
+        }
+    }
     maybe_socket();
     files();
     duplicates();

@@ -281,6 +281,14 @@ class Program:
         self.stdin.write(data if isinstance(data, bytes) else data.encode())
         self.stdin.flush()
 
+    def write_and_end_after(self, data, what, condition):
+        """Writes all of it; stdin ends when it is so. (nc -l leaves at the other's end, whatever it still has to send.)"""
+        writer = threading.Thread(target=self.write, args=(data,), daemon=True)
+        writer.start()
+        wait_until(what, condition)
+        writer.join(PATIENCE)
+        self.close_stdin()
+
     def close_stdin(self):
         with contextlib.suppress(OSError):
             self.stdin.close()
