@@ -18,7 +18,6 @@ namespace sockshim {
 namespace {
 
 constexpr std::size_t MAX_RW_COUNT = 0x7ffff000; // INT_MAX & PAGE_MASK
-constexpr std::size_t UIO_FASTIOV = 8;
 constexpr u32 control_max = 4096; // our control messages are small; Linux: optmem_max
 
 void raise_sigpipe() {
