@@ -18,7 +18,6 @@ namespace sockshim {
 namespace {
 
 constexpr std::size_t MAX_RW_COUNT = 0x7ffff000; // INT_MAX & PAGE_MASK
-constexpr std::size_t UIO_FASTIOV = 8;
 constexpr u32 control_max = 4096; // our control messages are small; Linux: optmem_max
 
 void raise_sigpipe() {
@@ -245,8 +244,9 @@ long sys_recvmmsg(int fd, mmsghdr* umsg, unsigned vlen, unsigned flags, timespec
         if (timeout.tv_sec < 0 || timeout.tv_nsec < 0 || timeout.tv_nsec >= 1000000000) {
             return -EINVAL;
         }
-        end_us = monotonic_us() + static_cast<u64>(timeout.tv_sec) * 1000000 +
-                 static_cast<u64>(timeout.tv_nsec) / 1000;
+        // For ever is far enough away to be added to.
+        const u64 seconds = min_of(static_cast<u64>(timeout.tv_sec), u64{1} << 40);
+        end_us = monotonic_us() + seconds * 1000000 + static_cast<u64>(timeout.tv_nsec) / 1000;
     }
     socket_ref ref;
     long r = sockfd_lookup_light(fd, ref);

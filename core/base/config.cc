@@ -12,11 +12,7 @@ extern char** environ;
 
 namespace sockshim {
 
-constinit configuration the_config{
-#define X(name, field, kind, def, lo, hi, doc) def,
-    SOCKSHIM_OPTIONS(X)
-#undef X
-};
+constinit configuration the_config = default_configuration;
 constinit a32 config_state{0};
 
 namespace {
@@ -61,31 +57,34 @@ void read_environment() {
         if (!std::strncmp(*e, "SOCKSHIM_QUIET=", 15)) parse_flag(*e + 15, the_config.quiet);
     }
     for (char** e = environ; *e; ++e) {
-        if (std::strncmp(*e, "SOCKSHIM_", 9)) continue;
-        const char* eq = std::strchr(*e, '=');
-        if (!eq) continue;
-        const char* value = eq + 1;
-        const std::size_t len = static_cast<std::size_t>(eq - *e);
-        bool known = false;
-        [[maybe_unused]] bool good = true;
-        auto is = [&](const char* name) {
-            return std::strlen(name) == len && !std::strncmp(*e, name, len);
-        };
-#define PARSE_FLAG(field, lo, hi) parse_flag(value, the_config.field)
-#define PARSE_NUMBER(field, lo, hi) parse_number(value, lo, hi, the_config.field)
-#define PARSE_TEXT(field, lo, hi) parse_text(value, the_config.field)
-#define X(name, field, kind, def, lo, hi, doc)                                                     \
-    if (!known && is(name)) known = true, good = PARSE_##kind(field, lo, hi);
-        SOCKSHIM_OPTIONS(X)
-#undef X
-        if (!known)
-            notice("unknown variable %s (ignored)", *e);
-        else if (!good)
-            notice("bad value in %s; the default stays", *e);
+        switch (config_take(the_config, *e)) {
+        case config_verdict::unknown: notice("unknown variable %s (ignored)", *e); break;
+        case config_verdict::bad: notice("bad value in %s; the default stays", *e); break;
+        default: break;
+        }
     }
 }
 
 } // namespace
+
+config_verdict config_take(configuration& to, const char* variable) {
+    const char* eq = std::strchr(variable, '=');
+    if (std::strncmp(variable, "SOCKSHIM_", 9) || !eq) return config_verdict::foreign;
+    const char* value = eq + 1;
+    const std::size_t len = static_cast<std::size_t>(eq - variable);
+    auto is = [&](const char* name) {
+        return std::strlen(name) == len && !std::strncmp(variable, name, len);
+    };
+    auto verdict = [](bool good) { return good ? config_verdict::taken : config_verdict::bad; };
+#define PARSE_FLAG(field, lo, hi) parse_flag(value, to.field)
+#define PARSE_NUMBER(field, lo, hi) parse_number(value, lo, hi, to.field)
+#define PARSE_TEXT(field, lo, hi) parse_text(value, to.field)
+#define X(name, field, kind, def, lo, hi, doc)                                                     \
+    if (is(name)) return verdict(PARSE_##kind(field, lo, hi));
+    SOCKSHIM_OPTIONS(X)
+#undef X
+    return config_verdict::unknown;
+}
 
 const configuration& config_read() {
     u32 expected = 0;

@@ -44,6 +44,16 @@ struct configuration {
 #undef X
 };
 
+inline constexpr configuration default_configuration{
+#define X(name, field, kind, def, lo, hi, doc) def,
+    SOCKSHIM_OPTIONS(X)
+#undef X
+};
+
+// Takes one "NAME=value" of the environment. A text is not copied: it stays the environment's.
+enum class config_verdict : u8 { foreign, unknown, bad, taken };
+config_verdict config_take(configuration& to, const char* variable);
+
 // Read from the environment at the first call. Unknown SOCKSHIM_* variables get one line of warning
 // each, bad values a message and the default.
 extern configuration the_config;

@@ -127,8 +127,9 @@ bool background_thread(void (*main)()) {
     std::memcpy(new_tp + (layout.own - tp), layout.image, layout.image_bytes);
 #if defined(__x86_64__)
     std::memcpy(new_tp, tp, 0x40);
-    std::memcpy(new_tp, &new_tp, sizeof new_tp);        // tcb
-    std::memcpy(new_tp + 0x10, &new_tp, sizeof new_tp); // self
+    const u64 self = reinterpret_cast<u64>(new_tp);
+    std::memcpy(new_tp, &self, sizeof self);        // tcb
+    std::memcpy(new_tp + 0x10, &self, sizeof self); // self
     const u64 none = 0;
     std::memcpy(new_tp + 0x08, &none, sizeof none); // dtv: no dynamic TLS here
 #endif

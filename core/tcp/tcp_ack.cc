@@ -43,8 +43,8 @@ void tcp_rtt_estimator(tcp_env&, sock& sk, u64 rtt_us) {
 
 void tcp_set_rto(sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
-    inet_csk(sk).icsk_rto_us =
-        min_of((tp.srtt_us >> 3) + tp.rttvar_us, TCP_RTO_MAX); // (2.3), (2.5)
+    const u32 rto = (tp.srtt_us >> 3) + tp.rttvar_us; // (2.3); 0 while nothing was measured
+    inet_csk(sk).icsk_rto_us = min_of(max_of(rto, TCP_RTO_MIN), TCP_RTO_MAX); // (2.4), (2.5)
 }
 
 // (5.2), (5.3)

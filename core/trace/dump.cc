@@ -15,7 +15,7 @@ constinit record current{}; // the record being printed; all three belong to the
 
 constexpr u64 no_key = ~u64{0};
 
-[[gnu::no_sanitize("thread")]] u64 read_word(const u64& word) {
+__attribute__((no_sanitize("thread"))) u64 read_word(const u64& word) {
     return __atomic_load_n(&word, __ATOMIC_RELAXED);
 }
 

@@ -6,7 +6,7 @@
 namespace sockshim::trace {
 namespace {
 
-constinit call_totals sums[call_count]; // belong to the thread that dumps
+constinit call_totals sums[call_count]{}; // belong to the thread that dumps
 constinit char line_bytes[160];
 
 void add_up() {

@@ -75,6 +75,11 @@ int main(void) {
     T(send(v, "zero", 4, 0));
     AW(u, POLLIN);
     T(recvmmsg(u, mm, 4, 0, &ts));
+    ts.tv_sec = (time_t)(~0ul >> 1), ts.tv_nsec = 999999999;
+    T(send(v, "far", 3, 0)), T(send(v, "off", 3, 0));
+    settle();
+    T(recvmmsg(u, mm, 2, 0, &ts));
+    V(ts.tv_sec > 1000000);
     section("truncated and named");
     struct sockaddr_in a;
     prep();

@@ -207,6 +207,21 @@ TEST_CASE("tcp loss: TCP_USER_TIMEOUT", "[tcp]") {
     REQUIRE(d.client.error() == ETIMEDOUT);
 }
 
+TEST_CASE("tcp loss: TCP_THIN_LINEAR_TIMEOUTS before any round trip was measured", "[tcp]") {
+    sim w;
+    dialing d = dial_script(w);
+    w.run(1500 * ms); // the SYN is sent again, so that its round trip says nothing
+    d.peer.clear();
+    d.peer.send(TCPHDR_SYN | TCPHDR_ACK);
+    d.peer.clear();
+    REQUIRE(d.client.state() == TCP_ESTABLISHED);
+    REQUIRE(d.client.set(SOL_TCP, TCP_THIN_LINEAR_TIMEOUTS, 1) == 0);
+    REQUIRE(d.client.send("x") == 1);
+    w.run(4 * sec);
+    REQUIRE(w.captured.size() >= 5);
+    REQUIRE(w.captured.size() <= 20); // every 200 ms, not every microsecond
+}
+
 TEST_CASE("tcp receiver: out-of-order ranges, SACK blocks, duplicates", "[tcp]") {
     sim w;
     scripted s = accept_script(w);

@@ -1,8 +1,12 @@
 #include "tcp_sim.h"
 
 #include "core/net/timer.h"
+#include "tests/support/tcp_world.h"
 
 namespace tcp_test {
+
+using sockshim_test::fire_tcp_timers;
+using sockshim_test::next_tcp_timer;
 
 // --- the world ------------------------------------------------------------------------------------------
 
@@ -56,43 +60,6 @@ int sim::xmit(tcp_env& env, const sk_buff& skb) {
     return 0;
 }
 
-u64 sim::next_timer() {
-    u64 next = ~u64{0};
-    for (u32 i = 0; i < cells_committed(REGION_SOCK); i++)
-        if (sock* sk = slab_get(slab_handle_at<sock>(i)))
-            if (const u64 t = sk->sk_timer_us.load()) next = min_of(next, t);
-    for (u32 i = 0; i < cells_committed(REGION_REQUEST); i++)
-        if (request_sock* r = slab_get(slab_handle_at<request_sock>(i)))
-            next = min_of(next, r->timeout_us);
-    for (u32 i = 0; i < cells_committed(REGION_TIMEWAIT); i++)
-        if (inet_timewait_sock* t = slab_get(slab_handle_at<inet_timewait_sock>(i)))
-            next = min_of(next, t->tw_deadline_us);
-    return next;
-}
-
-void sim::fire_timers() {
-    for (u32 i = 0; i < cells_committed(REGION_SOCK); i++) {
-        const handle<sock> h = slab_handle_at<sock>(i);
-        sock* sk = slab_get(h);
-        if (!sk || !sk->sk_timer_us.load() || sk->sk_timer_us.load() > env.now_us) continue;
-        if (!lock_sock_handle(h)) continue;
-        const u64 was = sk->sk_timer_us.load();
-        sk_prot(*sk).timer(*sk, env.now_us);
-        REQUIRE(sk->sk_timer_us.load() != was); // a timer that does not move would run for ever
-        release_sock(*sk);
-    }
-    for (u32 i = 0; i < cells_committed(REGION_REQUEST); i++) {
-        const handle<request_sock> h = slab_handle_at<request_sock>(i);
-        request_sock* r = slab_get(h);
-        if (r && r->timeout_us <= env.now_us) inet_reqsk_timer(h, env.now_us);
-    }
-    for (u32 i = 0; i < cells_committed(REGION_TIMEWAIT); i++) {
-        const handle<inet_timewait_sock> h = slab_handle_at<inet_timewait_sock>(i);
-        inet_timewait_sock* t = slab_get(h);
-        if (t && t->tw_deadline_us <= env.now_us) inet_twsk_expire(h);
-    }
-}
-
 static packet take_next(std::vector<packet>& queue) {
     std::size_t best = 0;
     for (std::size_t i = 1; i < queue.size(); i++)
@@ -110,7 +77,7 @@ void sim::run(u64 us) {
         REQUIRE(guard < 2000000);
         u64 packet_at = ~u64{0};
         for (const packet& p : queue_) packet_at = min_of(packet_at, p.at_us);
-        const u64 timer_at = next_timer();
+        const u64 timer_at = next_tcp_timer();
         const u64 next = min_of(packet_at, timer_at);
         if (next > end) break;
         env.now_us = max_of(env.now_us, next);
@@ -122,7 +89,7 @@ void sim::run(u64 us) {
             p.skb.len2 = 0;
             tcp_v4_rcv(env, p.skb);
         } else {
-            fire_timers();
+            REQUIRE(fire_tcp_timers(env.now_us));
         }
     }
     env.now_us = end;

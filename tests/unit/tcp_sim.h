@@ -71,8 +71,6 @@ public:
 private:
     static int xmit(tcp_env& env, const sk_buff& skb);
     static u32 choose_isn(tcp_env& env, be32, be32, u16, u16);
-    u64 next_timer();
-    void fire_timers();
     std::vector<packet> queue_;
     u64 order_ = 0;
 };
