@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <climits>
 #include <fcntl.h>
-#include <linux/kcmp.h>
 #include <sys/mman.h>
 
 #include "core/sync/uaccess.h"
@@ -77,18 +76,6 @@ bool kernel_half_in_use(int epfd) {
     return read_fdinfo(epfd, text, sizeof text) < 0 || find_text(text, "tfd:");
 }
 
-bool same_file(int a, int b) {
-    const long pid = raw_syscall(SYS_getpid);
-    return raw_syscall(SYS_kcmp, pid, pid, KCMP_FILE, a, b) == 0;
-}
-
-// Is this a kernel epoll set? 0, or the errno that epoll_ctl on it gives. The question takes nothing:
-// an event that cannot be stored stays (a null pointer).
-int check_epoll(int epfd) {
-    const long r = kernel_epoll_wait(epfd, nullptr, 1);
-    return r == -EINVAL || r == -EBADF ? static_cast<int>(r) : 0;
-}
-
 constinit a32 converting{0};
 
 constexpr int looked_at_below = 4096; // descriptors, when dups and outer sets are looked for
@@ -108,12 +95,14 @@ handle<eventpoll> convert(int epfd) {
     critical_enter();
     handle<eventpoll> set = eventpoll_of_fd(epfd);
     if (!set) {
+        const u32 pid = static_cast<u32>(raw_syscall(SYS_getpid));
         set = eventpoll_create();
         if (eventpoll* ep = slab_get(set)) {
             made = true;
             ep->kernel_items.store(kernel_half_in_use(epfd));
             for (int fd = 0; fd < looked_at_below; ++fd) {
-                if (fd != epfd && fd_table[fd].load_relaxed() == FD_LIBC && same_file(fd, epfd)) {
+                if (fd != epfd && fd_table[fd].load_relaxed() == FD_LIBC &&
+                    same_file(pid, fd, pid, epfd)) {
                     fd_install_epoll(fd, set.index);
                 }
             }

@@ -3,11 +3,14 @@
 
 #include <cerrno>
 #include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/epoll.h>
 #include <sys/single_threaded.h>
 #include <sys/stat.h>
 
 #include "core/arena/arena.h"
 #include "core/arena/internal_fd.h"
+#include "core/arena/owner.h"
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
@@ -105,6 +108,26 @@ void drop_entry(u32 old) {
 // Replaces an entry; what stood there loses a descriptor.
 void replace_entry(u32 fd, u32 entry) { drop_entry(fd_table[fd].exchange(entry)); }
 
+// An epoll set that came from another process, or over exec: the half of ours that belongs to it.
+bool adopt_epoll(int fd) {
+    if (check_epoll(fd) || process_attach()) return false;
+    if (fd_entry_kind(fd_table[fd].load()) == FD_EPOLL) return true; // process_attach has found it
+    struct asked {
+        u32 pid;
+        int fd;
+    } self{static_cast<u32>(raw_syscall(SYS_getpid)), fd};
+    const handle<eventpoll> set = eventpoll_find(
+        [](proc_id who, int theirs, void* arg) {
+            const asked& a = *static_cast<const asked*>(arg);
+            const u32 pid = proc_pid(who);
+            return pid && same_file(a.pid, a.fd, pid, theirs);
+        },
+        &self);
+    if (!set) return false;
+    fd_install_epoll(fd, set.index);
+    return true;
+}
+
 void internal_marked(int fd, bool ours) {
     if (static_cast<u32>(fd) >= fd_table_size) return;
     if (ours) note_highest(static_cast<u32>(fd));
@@ -146,6 +169,8 @@ fd_kind fd_classify(int fd) {
             return FD_SOCKET;
         }
     }
+    // The kernel's anonymous files have no type.
+    if ((st.st_mode & S_IFMT) == 0 && adopt_epoll(fd)) return FD_EPOLL;
     u32 expected = FD_UNKNOWN;
     fd_table[fd].cas(expected, trace_enabled && S_ISSOCK(st.st_mode) ? FD_LIBC_TRACED : FD_LIBC);
     return FD_LIBC;
@@ -180,6 +205,21 @@ void fd_install_epoll(int fd, u32 index) {
     epoll_files[index].fds.fetch_add(1);
     note_highest(at);
     replace_entry(at, make_entry(FD_EPOLL, index));
+}
+
+bool fd_is_unclassified_epoll(int fd) {
+    return static_cast<u32>(fd) < fd_table_size && fd_table[fd].load() == FD_UNKNOWN &&
+           check_epoll(fd) == 0;
+}
+
+// The question takes nothing: an event that cannot be stored stays (a null pointer).
+int check_epoll(int fd) {
+    const long r = raw_syscall(SYS_epoll_pwait, fd, 0, 1, 0, 0, 8);
+    return r == -EINVAL || r == -EBADF ? static_cast<int>(r) : 0;
+}
+
+bool same_file(u32 pid, int fd, u32 other_pid, int other_fd) {
+    return raw_syscall(SYS_kcmp, pid, other_pid, KCMP_FILE, fd, other_fd) == 0;
 }
 
 void fd_forget(int fd) {

@@ -80,6 +80,12 @@ int fd_of_socket(u32 index);
 // Visits every entry that is a socket or an epoll set of ours.
 void fd_table_for_each(void (*visit)(int fd, u32 entry, void* arg), void* arg);
 void fd_install_epoll(int fd, u32 eventpoll_index);
+// A number that nobody has looked at yet, and that is an epoll set of the kernel's.
+bool fd_is_unclassified_epoll(int fd);
+// Is this an epoll set of the kernel's? 0, or the errno that epoll_ctl on it gives.
+int check_epoll(int fd);
+// Do two descriptors, each of the process with that pid, name one open file description?
+bool same_file(u32 pid, int fd, u32 other_pid, int other_fd);
 // One past the highest number that ever was a socket, an epoll set or a descriptor of the library's.
 u32 fd_table_end();
 void fd_table_init();

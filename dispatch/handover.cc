@@ -18,90 +18,12 @@
 #include "core/net/handover.h"
 #include "core/net/proto.h"
 #include "core/trace/trace.h"
+#include "dispatch/replay.h"
 #include "dispatch/socketcall.h"
 
 namespace sockshim {
 
 namespace {
-
-// Options that a program may have set and that mean the same to the kernel. Asked of our own layers, so
-// that there is one place that knows their values.
-struct replayed_option {
-    int level;
-    int name;
-};
-constexpr replayed_option replayed[] = {
-    {SOL_SOCKET, SO_REUSEADDR},
-    {SOL_SOCKET, SO_REUSEPORT},
-    {SOL_SOCKET, SO_KEEPALIVE},
-    {SOL_SOCKET, SO_BROADCAST},
-    {SOL_SOCKET, SO_OOBINLINE},
-    {SOL_SOCKET, SO_PRIORITY},
-    {SOL_SOCKET, SO_RCVLOWAT},
-    {IPPROTO_IP, IP_TOS},
-    {IPPROTO_IP, IP_RECVERR},
-    {IPPROTO_IP, IP_PKTINFO},
-    {IPPROTO_IP, IP_RECVTTL},
-    {IPPROTO_IP, IP_RECVTOS},
-    {IPPROTO_IP, IP_FREEBIND},
-    {IPPROTO_IP, IP_MTU_DISCOVER},
-    {IPPROTO_IP, IP_MULTICAST_TTL},
-    {IPPROTO_IP, IP_MULTICAST_LOOP},
-    {IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT},
-};
-constexpr replayed_option replayed_tcp[] = {
-    {IPPROTO_TCP, TCP_NODELAY},      {IPPROTO_TCP, TCP_CORK},         {IPPROTO_TCP, TCP_KEEPIDLE},
-    {IPPROTO_TCP, TCP_KEEPINTVL},    {IPPROTO_TCP, TCP_KEEPCNT},      {IPPROTO_TCP, TCP_SYNCNT},
-    {IPPROTO_TCP, TCP_DEFER_ACCEPT}, {IPPROTO_TCP, TCP_USER_TIMEOUT},
-};
-
-void replay_one(socket& sock, int kfd, replayed_option o) {
-    int value = 0, kernels = 0;
-    u32 len = sizeof value, klen = sizeof kernels;
-    const int err = o.level == SOL_SOCKET
-                        ? sock_getsockopt(sock, o.level, o.name, &value, &len)
-                        : ops_of(sock.ops_id).getsockopt(sock, o.level, o.name, &value, &len);
-    if (err) return;
-    // Set only what differs: setting even a default may change how the kernel treats a socket.
-    if (raw_syscall(SYS_getsockopt, kfd, o.level, o.name, ptr_arg(&kernels), ptr_arg(&klen)) == 0 &&
-        kernels == value) {
-        return;
-    }
-    raw_syscall(SYS_setsockopt, kfd, o.level, o.name, ptr_arg(&value), sizeof value);
-}
-
-void replay_options(socket& sock, struct sock& sk, int kfd) {
-    const u32 way = trace_way_mark();
-    for (const replayed_option o : replayed) replay_one(sock, kfd, o);
-    if (sock.type == SOCK_STREAM) {
-        for (const replayed_option o : replayed_tcp) replay_one(sock, kfd, o);
-    }
-    if (inet_sk(sk).uc_ttl > 0) {
-        const int ttl = inet_sk(sk).uc_ttl;
-        raw_syscall(SYS_setsockopt, kfd, IPPROTO_IP, IP_TTL, ptr_arg(&ttl), sizeof ttl);
-    }
-    // Buffer sizes are stored doubled and only replayed when the program chose them.
-    if (sk.sk_userlocks & SOCK_SNDBUF_LOCK) {
-        const int v = sk.sk_sndbuf / 2;
-        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, SO_SNDBUF, ptr_arg(&v), sizeof v);
-    }
-    if (sk.sk_userlocks & SOCK_RCVBUF_LOCK) {
-        const int v = sk.sk_rcvbuf / 2;
-        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, SO_RCVBUF, ptr_arg(&v), sizeof v);
-    }
-    if (sock_flag(sk, SOCK_LINGER)) {
-        const linger l{1, sk.sk_lingertime_s};
-        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, SO_LINGER, ptr_arg(&l), sizeof l);
-    }
-    const auto timeout = [&](int name, i64 us) {
-        if (us < 0) return;
-        const timeval tv{us / 1000000, us % 1000000};
-        raw_syscall(SYS_setsockopt, kfd, SOL_SOCKET, name, ptr_arg(&tv), sizeof tv);
-    };
-    timeout(SO_RCVTIMEO, sk.sk_rcvtimeo_us);
-    timeout(SO_SNDTIMEO, sk.sk_sndtimeo_us);
-    trace_way_cut(way);
-}
 
 // A kernel socket with our socket's type, options, binding and (datagram) destination; -errno.
 int make_kernel_socket(socket& sock) {
@@ -136,9 +58,16 @@ int make_kernel_socket(socket& sock) {
 int install(socket& sock, int k) {
     trace_way("socket_handover");
     const u32 index = socket_handle(sock).index;
+    const u32 flags = sock.flags.load();
     if (socket_nonblock(sock)) {
         raw_syscall(SYS_fcntl, k, F_SETFL, raw_syscall(SYS_fcntl, k, F_GETFL) | O_NONBLOCK);
     }
+    if (sock.f_owner) {
+        const f_owner_ex owner{static_cast<decltype(f_owner_ex::type)>(sock.f_owner_type),
+                               sock.f_owner < 0 ? -sock.f_owner : sock.f_owner};
+        raw_syscall(SYS_fcntl, k, F_SETOWN_EX, ptr_arg(&owner));
+    }
+    if (sock.f_owner_sig) raw_syscall(SYS_fcntl, k, F_SETSIG, sock.f_owner_sig);
     sock.flags.fetch_or(SOCKF_HANDED_OVER);
     for (int fd; (fd = fd_of_socket(index)) >= 0;) {
         const long cloexec = raw_syscall(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC;
@@ -146,6 +75,10 @@ int install(socket& sock, int k) {
         if (r < 0 && r != -EBADF) {
             raw_syscall(SYS_close, k);
             return static_cast<int>(r);
+        }
+        // By the number that the signals shall name.
+        if ((flags & SOCKF_ASYNC) && fd == sock.f_async_fd) {
+            raw_syscall(SYS_fcntl, fd, F_SETFL, raw_syscall(SYS_fcntl, fd, F_GETFL) | O_ASYNC);
         }
         eventpoll_handed_over(sock.sk, fd);
         fd_installed(fd); // drops our reference; the caller's own keeps the cell until it returns

@@ -38,6 +38,33 @@ void share_all() {
         nullptr);
 }
 
+// Numbers by which sets are found again where descriptors go: in another image, in a child that execs, in
+// whoever gets them in a message.
+void note_epolls() {
+    fd_table_for_each(
+        [](int fd, u32 entry, void*) {
+            if (fd_entry_kind(entry) != FD_EPOLL) return;
+            if (raw_syscall(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC) return;
+            eventpoll_note_fd(fd_entry_index(entry), fd);
+        },
+        nullptr);
+}
+
+// What this process held before execve it holds as far as the descriptors have come over.
+void succeed_former() {
+    while (const proc_id former = process_former()) {
+        eventpoll_forked(former, self_proc);
+        eventpoll_for_each_held([](u32 index, int fd) {
+            if (fd >= 0 && fd_is_unclassified_epoll(fd)) {
+                fd_install_epoll(fd, index);
+            } else {
+                eventpoll_put(index, self_proc);
+            }
+        });
+        process_retire(former);
+    }
+}
+
 } // namespace
 
 int process_attach() {
@@ -53,6 +80,7 @@ int process_attach() {
     process_pid = pid;
     u32 expected = 0;
     if (prepared.cas(expected, 1)) {
+        succeed_former();
         if (on_attach) on_attach();
         timer_kick_processes();
         prepared.store(2);
@@ -98,6 +126,7 @@ void process_after_fork_child() {
 void process_before_exec() {
     if (prepared.load() != 2 || !own_pid()) return; // a vfork child execs, not we
     share_all();
+    note_epolls();
     process_exec(true);
     timer_kick_processes();
 }
@@ -107,7 +136,9 @@ void process_exec_failed() {
 }
 
 void process_before_spawn() {
-    if (prepared.load() == 2) share_all();
+    if (prepared.load() != 2) return;
+    share_all();
+    note_epolls();
 }
 
 void process_exit() {

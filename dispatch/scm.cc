@@ -3,6 +3,7 @@
 #include <sys/socket.h>
 
 #include "core/net/carrier.h"
+#include "core/net/eventpoll.h"
 #include "core/sync/uaccess.h"
 #include "dispatch/socketcall.h"
 
@@ -51,10 +52,11 @@ void scm_received(msghdr* umsg) {
 
 void scm_sending(const msghdr* umsg) {
     for_each_right(umsg, [](int fd) {
-        if (fd_classify(fd) != FD_SOCKET) return;
-        if (socket* s = slab_at<socket>(fd_entry_index(fd_table[fd].load()))) {
-            static_cast<void>(carrier_lock(*s, fd));
-        }
+        const fd_kind kind = fd_classify(fd);
+        const u32 index = fd_entry_index(fd_table[fd].load());
+        if (kind == FD_EPOLL) eventpoll_note_fd(index, fd);
+        if (kind != FD_SOCKET) return;
+        if (socket* s = slab_at<socket>(index)) static_cast<void>(carrier_lock(*s, fd));
     });
 }
 

@@ -84,7 +84,7 @@ inline constexpr region_shape region_shapes[REGION_COUNT] = {
     {"sk_buff", 256, 1u << 18, 256},
     {"waiter", 64, 1u << 16, 1024},
     {"wait_entry", 64, 1u << 20, 1024},
-    {"eventpoll", 512, 1u << 16, 128},
+    {"eventpoll", 576, 1u << 16, 128},
     {"extent-1k", 1u << 10, 1u << 18, 64},
     {"extent-4k", 1u << 12, 1u << 18, 16},
     {"extent-16k", 1u << 14, 1u << 17, 8},

@@ -65,14 +65,6 @@ int process_register() {
     char state = 0;
     u64 start = 0;
     if (!read_stat(pid, state, start)) start = 0;
-    // A slot with this very process in it is the image before execve: it is gone.
-    for (u32 slot = 1; slot <= max_processes; ++slot) {
-        process_slot& p = h.processes[slot];
-        u32 w = p.word.load();
-        if (slot_state(w) == PROC_LIVE && p.pid.load() == pid && p.start_time.load() == start) {
-            p.word.cas(w, slot_word(slot_gen(w), PROC_REAPING));
-        }
-    }
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         process_slot& p = h.processes[slot];
         u32 seen = p.word.load();
@@ -89,6 +81,25 @@ int process_register() {
         return 0;
     }
     return -EAGAIN;
+}
+
+proc_id process_former() {
+    const process_slot& own = the_arena.header->processes[proc_slot_of(self_proc)];
+    for (u32 slot = 1; slot <= max_processes; ++slot) {
+        const process_slot& p = the_arena.header->processes[slot];
+        const u32 w = p.word.load();
+        if (&p != &own && slot_state(w) == PROC_LIVE && p.pid.load() == own.pid.load() &&
+            p.start_time.load() == own.start_time.load()) {
+            return make_id(slot, slot_gen(w));
+        }
+    }
+    return 0;
+}
+
+void process_retire(proc_id former) {
+    process_slot& p = the_arena.header->processes[proc_slot_of(former)];
+    u32 w = p.word.load();
+    if (slot_state(w) == PROC_LIVE) p.word.cas(w, slot_word(slot_gen(w), PROC_REAPING));
 }
 
 bool proc_alive(proc_id id) {

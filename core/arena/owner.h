@@ -17,6 +17,10 @@ enum process_state : u32 { PROC_FREE = 0, PROC_CLAIMED = 1, PROC_LIVE = 2, PROC_
 
 // Takes a slot for the calling process and sets self_proc. 0 or -EAGAIN (all 4095 taken).
 int process_register();
+// The name of this very process before execve, 0: it had none. Its slot stands as if it still ran, until
+// process_retire leaves it to the reaper.
+proc_id process_former();
+void process_retire(proc_id former);
 // Whether the process that `id` names still runs. A zombie, an exec'd image that did not come back and
 // a reused pid are dead. May read /proc: not for fast paths.
 bool proc_alive(proc_id id);

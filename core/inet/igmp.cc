@@ -175,6 +175,13 @@ bool ip_mc_any_member(be32 group) {
     return false;
 }
 
+void ip_mc_visit(const sock& sk, void (*visit)(const ip_mc_socklist&, void*), void* arg) {
+    const ip_mc_socklist* const list = list_of(sk);
+    for (u32 i = 0; list && i < igmp_max_memberships; ++i) {
+        if (list[i].multiaddr) visit(list[i], arg);
+    }
+}
+
 void ip_mc_drop_socket(sock& sk) {
     extent_free(extent::from_raw(inet_sk(sk).mc_list));
     SOCKSHIM_CRASH_POINT();

@@ -28,7 +28,7 @@ struct ip_mc_socklist {
 };
 SOCKSHIM_ARENA_TYPE(ip_mc_socklist);
 
-// sk_lock is held by the caller of all of these but the last three.
+// sk_lock is held by the caller of all of these but the last four.
 int ip_mc_join_group(sock& sk, be32 group, be32 address, i32 ifindex, u8 mode);
 int ip_mc_leave_group(sock& sk, be32 group, be32 address, i32 ifindex);
 // One source added to or removed from a filter (IP_BLOCK_SOURCE and friends).
@@ -45,6 +45,8 @@ bool ip_mc_sf_allow(const sock& sk, be32 group, be32 source, i32 ifindex);
 bool ip_mc_member(const sock& sk, be32 group);
 // Has anybody? Looks at every sock.
 bool ip_mc_any_member(be32 group);
+// Each group that `sk` has joined.
+void ip_mc_visit(const sock& sk, void (*visit)(const ip_mc_socklist&, void*), void* arg);
 void ip_mc_drop_socket(sock& sk);
 void ip_mc_extents(const sock& sk, void (*visit)(extent, void*), void* arg);
 

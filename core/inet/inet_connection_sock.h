@@ -32,6 +32,7 @@ struct inet_connection_sock {
     u8 icsk_ca_state; // TCP_CA_*
     u8 icsk_ca_id;    // index into the congestion-control table
     u8 icsk_accept_defer_s;
+    u8 icsk_ca_setsockopt; // the program has chosen it
     u32 icsk_rto_us;
     u32 icsk_rto_min_us;
     u32 icsk_user_timeout_ms;

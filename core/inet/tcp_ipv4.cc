@@ -229,12 +229,17 @@ void tcp_v4_err(tcp_env& env, const sk_buff& icmp) {
         inet_lookup_established(h.orig_daddr, h.orig_dest, h.orig_saddr, h.orig_source);
     bool fatal = false;
     const int err = icmp_errno(h.type, h.code, fatal);
+    const bool unreachable = h.type == ICMP_DEST_UNREACH;
+    if (unreachable && h.code > NR_ICMP_UNREACH) return; // nobody knows what it would mean
     if (found.kind == SKC_KIND_REQUEST) {
         const request_sock* req = slab_get(found.req);
         sock* listener = req ? lock_sock_handle(req->rsk_listener) : nullptr;
         if (!listener) return;
         req = slab_get(found.req);
-        if (req && h.orig_seq == req->snt_isn && fatal) tcp_reqsk_drop(*listener, found.req);
+        // Linux: tcp_req_err. The way back is not there; all else may pass while the SYN-ACK is repeated.
+        const bool hopeless = h.type == ICMP_PARAMETERPROB || h.type == ICMP_TIME_EXCEEDED ||
+                              (unreachable && h.code <= ICMP_HOST_UNREACH);
+        if (req && h.orig_seq == req->snt_isn && hopeless) tcp_reqsk_drop(*listener, found.req);
         release_sock(*listener);
         return;
     }
@@ -246,7 +251,7 @@ void tcp_v4_err(tcp_env& env, const sk_buff& icmp) {
     if (sk_state(*sk) == TCP_CLOSE || sk_state(*sk) == TCP_LISTEN || tp.fused.load() ||
         !between(h.orig_seq, tp.snd_una, tp.snd_nxt)) {
         // not about anything in flight
-    } else if (h.type == ICMP_DEST_UNREACH && h.code == ICMP_FRAG_NEEDED) {
+    } else if (unreachable && h.code == ICMP_FRAG_NEEDED) {
         // RFC 1191: send smaller segments from here on, and again what was too large.
         if (h.info >= 68 && h.info < tp.pmtu && !handshake) {
             tcp_sync_mss(*sk, h.info);

@@ -94,60 +94,73 @@ bool grow(eventpoll& ep) {
 // --- holders, under the lock -------------------------------------------------------------------------
 
 struct holder_array {
-    a32* ids;
+    ep_holder* first;
     u32 count;
 };
 
 holder_array more_holders(const eventpoll& ep) {
     const extent e = extent::from_raw(ep.holder_chunk);
     u8* const bytes = extent_data(e);
-    return {reinterpret_cast<a32*>(bytes), bytes ? extent_bytes(e) / 4 : 0};
+    return {reinterpret_cast<ep_holder*>(bytes),
+            bytes ? extent_bytes(e) / static_cast<u32>(sizeof(ep_holder)) : 0};
 }
 
 template <class Visit> bool visit_holders(eventpoll& ep, Visit visit) {
-    for (a32& id : ep.holders) {
-        if (visit(id)) return true;
+    for (ep_holder& h : ep.holders) {
+        if (visit(h)) return true;
     }
     const holder_array more = more_holders(ep);
     for (u32 i = 0; i < more.count; ++i) {
-        if (visit(more.ids[i])) return true;
+        if (visit(more.first[i])) return true;
     }
     return false;
 }
 
-bool holds(eventpoll& ep, proc_id who) {
-    return visit_holders(ep, [who](a32& id) { return id.load() == who; });
+bool holds(eventpoll& ep, u32 who) {
+    return visit_holders(ep, [who](ep_holder& h) { return h.who.load() == who; });
+}
+
+u32 noted_fd(eventpoll& ep, u32 who) {
+    u32 fd_plus_1 = 0;
+    visit_holders(ep, [&](ep_holder& h) {
+        if (h.who.load() != who) return false;
+        fd_plus_1 = h.fd_plus_1.load();
+        return true;
+    });
+    return fd_plus_1;
 }
 
 // Beside a proc_id: held for the child that this process is about to have.
 constexpr u32 for_child = 1u << 30;
 
 bool rename_holder(eventpoll& ep, u32 from, u32 to) {
-    return visit_holders(ep, [=](a32& id) {
-        if (id.load() != from) return false;
-        id.store(to);
+    return visit_holders(ep, [=](ep_holder& h) {
+        if (h.who.load() != from) return false;
+        h.who.store(to);
         return true;
     });
 }
 
-bool take_free_holder(eventpoll& ep, proc_id who) {
-    return visit_holders(ep, [who](a32& id) {
-        if (id.load()) return false;
-        id.store(who);
+bool take_free_holder(eventpoll& ep, u32 who, u32 fd_plus_1) {
+    return visit_holders(ep, [=](ep_holder& h) {
+        if (h.who.load()) return false;
+        h.fd_plus_1.store(fd_plus_1);
+        h.who.store(who);
         return true;
     });
 }
 
 // False: the arena is full.
-bool add_holder(eventpoll& ep, u32 who) {
-    if (take_free_holder(ep, who)) return true;
+bool add_holder(eventpoll& ep, u32 who, u32 fd_plus_1) {
+    if (take_free_holder(ep, who, fd_plus_1)) return true;
     const holder_array old = more_holders(ep);
-    const u32 bytes = old.count ? old.count * 4 * 4 : 1024;
+    constexpr u32 each = sizeof(ep_holder);
+    const u32 bytes = old.count ? old.count * each * 4 : 1024;
     const extent e = extent_alloc(bytes);
     u8* const fresh = extent_data(e);
     if (!fresh) return false;
     __builtin_memset(fresh, 0, bytes);
-    if (old.count) __builtin_memcpy(fresh, old.ids, old.count * 4);
+    if (old.count) __builtin_memcpy(fresh, static_cast<void*>(old.first), old.count * each);
     const extent former = extent::from_raw(ep.holder_chunk);
     // Published first: killed here it is an extent that nobody refers to, which the reaper finds; the
     // other order could lose the list of holders.
@@ -155,17 +168,17 @@ bool add_holder(eventpoll& ep, u32 who) {
     SOCKSHIM_CRASH_POINT();
     ep.holder_chunk = e.raw();
     if (old.count) extent_free(former);
-    return take_free_holder(ep, who);
+    return take_free_holder(ep, who, fd_plus_1);
 }
 
 // True when nobody is left. `dead`: what it held for children too, for one that lives has its own name by
 // now.
 bool drop_holder(eventpoll& ep, proc_id who, bool dead) {
     bool others = false;
-    visit_holders(ep, [&](a32& id) {
-        const u32 held = id.load();
-        if (held == who || (dead && held == (who | for_child))) id.store(0);
-        others |= id.load() != 0;
+    visit_holders(ep, [&](ep_holder& h) {
+        const u32 held = h.who.load();
+        if (held == who || (dead && held == (who | for_child))) h.who.store(0);
+        others |= h.who.load() != 0;
         return false;
     });
     return !others;
@@ -369,11 +382,12 @@ handle<eventpoll> eventpoll_create() {
     ep->rotor = 0;
     for (u64& chunk : ep->chunks) chunk = 0;
     ep->holder_chunk = 0;
-    for (a32& id : ep->holders) id.store(0);
+    for (ep_holder& h : ep->holders) h.who.store(0);
     for (a32& v : ep->table0) v.store(0);
     ep->slots = ep_first_slots;
     rebuild(*ep);
-    ep->holders[0].store(self_proc);
+    ep->holders[0].fd_plus_1.store(0);
+    ep->holders[0].who.store(self_proc);
     ep->lock.unlock();
     slab_publish(set);
     return set;
@@ -393,7 +407,7 @@ void eventpoll_put(u32 index, proc_id holder) {
 
 namespace {
 
-template <class Visit> void for_each_set_held_by(proc_id who, Visit visit) {
+template <class Visit> void for_each_set_held_by(u32 who, Visit visit) {
     const u32 committed = cells_committed(REGION_EVENTPOLL);
     for (u32 i = 0; i < committed; ++i) {
         const handle<eventpoll> set = slab_handle_at<eventpoll>(i);
@@ -409,8 +423,9 @@ template <class Visit> void for_each_set_held_by(proc_id who, Visit visit) {
 
 // With the arena full the child will be no holder: it loses our half when its parent lets go.
 void eventpoll_fork_begins() {
-    for_each_set_held_by(
-        self_proc, [](eventpoll& ep) { static_cast<void>(add_holder(ep, self_proc | for_child)); });
+    for_each_set_held_by(self_proc, [](eventpoll& ep) {
+        static_cast<void>(add_holder(ep, self_proc | for_child, noted_fd(ep, self_proc)));
+    });
 }
 
 void eventpoll_fork_failed() {
@@ -422,8 +437,56 @@ void eventpoll_forked(proc_id parent, proc_id child) {
     for_each_set_held_by(parent | for_child,
                          [=](eventpoll& ep) { rename_holder(ep, parent | for_child, child); });
     for_each_set_held_by(parent, [=](eventpoll& ep) {
-        if (!holds(ep, child)) static_cast<void>(add_holder(ep, child));
+        if (!holds(ep, child)) static_cast<void>(add_holder(ep, child, noted_fd(ep, parent)));
     });
+}
+
+void eventpoll_note_fd(u32 index, int fd) {
+    const handle<eventpoll> set = slab_handle_at<eventpoll>(index);
+    eventpoll* const ep = slab_get(set);
+    if (!ep) return;
+    ep_lock(*ep);
+    if (slab_get(set) == ep) {
+        visit_holders(*ep, [fd](ep_holder& h) {
+            if (h.who.load() != self_proc) return false;
+            h.fd_plus_1.store(static_cast<u32>(fd) + 1);
+            return true;
+        });
+    }
+    ep->lock.unlock();
+}
+
+handle<eventpoll> eventpoll_find(bool (*same)(proc_id who, int fd, void* arg), void* arg) {
+    const u32 committed = cells_committed(REGION_EVENTPOLL);
+    for (u32 i = 0; i < committed; ++i) {
+        const handle<eventpoll> set = slab_handle_at<eventpoll>(i);
+        eventpoll* const ep = slab_get(set);
+        if (!ep) continue;
+        ep_lock(*ep);
+        bool found = slab_get(set) == ep && visit_holders(*ep, [=](ep_holder& h) {
+                         const u32 who = h.who.load(), fd_plus_1 = h.fd_plus_1.load();
+                         return who && fd_plus_1 &&
+                                same(who & ~for_child, static_cast<int>(fd_plus_1) - 1, arg);
+                     });
+        if (found && !holds(*ep, self_proc)) found = add_holder(*ep, self_proc, 0);
+        ep->lock.unlock();
+        if (found) return set;
+    }
+    return {};
+}
+
+void eventpoll_for_each_held(void (*visit)(u32 index, int fd)) {
+    const u32 committed = cells_committed(REGION_EVENTPOLL);
+    for (u32 i = 0; i < committed; ++i) {
+        const handle<eventpoll> set = slab_handle_at<eventpoll>(i);
+        eventpoll* const ep = slab_get(set);
+        if (!ep) continue;
+        ep_lock(*ep);
+        const bool held = slab_get(set) == ep && holds(*ep, self_proc);
+        const int fd = held ? static_cast<int>(noted_fd(*ep, self_proc)) - 1 : -1;
+        ep->lock.unlock();
+        if (held) visit(i, fd);
+    }
 }
 
 void eventpoll_process_died(proc_id dead) {

@@ -30,6 +30,13 @@ inline constexpr u32 ep_chunks =
 inline constexpr u32 ep_max_slots = ep_first_slots << (2 * ep_chunks);
 inline constexpr u32 ep_inline_holders = 12;
 
+// A process that has the set in its descriptor table, and a number of it there: by that others who got
+// the kernel's half from it learn which set it is. Stored in this order; 0: none, or not told.
+struct ep_holder {
+    a32 who; // proc_id
+    a32 fd_plus_1;
+};
+
 struct eventpoll {
     // What wakers and those who look for events share.
     wait_queue
@@ -50,8 +57,8 @@ struct eventpoll {
     a32 turn;              // whose turn it is when only one event fits, ours or the kernel's
     a64 kernel_asked;      // cycle_ticks
     u64 chunks[ep_chunks]; // raw extent handles
-    u64 holder_chunk;      // raw extent handle: proc_ids beyond the inline ones
-    a32 holders[ep_inline_holders];
+    u64 holder_chunk;      // raw extent handle: holders beyond the inline ones
+    ep_holder holders[ep_inline_holders];
     a32 table0[ep_first_slots]; // wait_entry index + 1, or ep_free_slot | next free slot + 1
 };
 SOCKSHIM_ARENA_TYPE(eventpoll);
@@ -68,6 +75,13 @@ void eventpoll_put(u32 index, proc_id holder);
 void eventpoll_fork_begins();
 void eventpoll_fork_failed();
 void eventpoll_forked(proc_id parent, proc_id child);
+// This process has the set at number `fd`, for others to ask by.
+void eventpoll_note_fd(u32 index, int fd);
+// Which set is it that somebody has at a number of his, of which `same` says that it is the one looked
+// for? From then on this process holds it too. Null handle: none.
+handle<eventpoll> eventpoll_find(bool (*same)(proc_id who, int fd, void* arg), void* arg);
+// Sets that this process holds, each with the number that was noted (or -1).
+void eventpoll_for_each_held(void (*visit)(u32 index, int fd));
 // `dead` died: drops its holds, removes what it left linked or half removed, and wakes everybody in the
 // network who may have been waiting for a wake that died with it. Idempotent.
 void eventpoll_process_died(proc_id dead);

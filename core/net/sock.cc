@@ -84,7 +84,7 @@ void sock_init_data(socket* sock, struct sock& sk) {
     sk.sk_max_pacing_rate = ~u64{0};
     sk.sk_incoming_cpu = -1;
     sk.sk_bind_phc = -1;
-    sk.sk_busy_poll_budget = 8;
+    sk.sk_busy_poll_budget = SK_BUSY_POLL_BUDGET;
     sk.sk_txrehash = 1;
     sk.__sk_common.skc_state.store(TCP_CLOSE);
     if (sock) {

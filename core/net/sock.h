@@ -84,6 +84,7 @@ inline constexpr u8 SHUTDOWN_MASK = 3;
 inline constexpr u8 SOCK_BINDADDR_LOCK = 4;
 inline constexpr u8 SOCK_BINDPORT_LOCK = 8;
 
+inline constexpr u16 SK_BUSY_POLL_BUDGET = 8; // Linux: BUSY_POLL_BUDGET
 inline constexpr i32 SK_RMEM_DEFAULT = 212992;
 inline constexpr i32 SK_WMEM_DEFAULT = 212992;
 inline constexpr i32 SK_RMEM_MAX = 212992;

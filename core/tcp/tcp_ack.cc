@@ -177,6 +177,7 @@ int tcp_ack(tcp_env& env, sock& sk, const sk_buff& skb, int flag) {
     tp.snd_una = ack;
     tp.bytes_acked += acked;
     tp.rcv_tstamp_us = env.now_us;
+    sk.sk_err_soft = 0; // the peer is there
     icsk.icsk_probes_out = 0;
     icsk.icsk_probes_tstamp_us = 0;
 

@@ -237,6 +237,7 @@ int set_congestion(sock& sk, const void* optval, u32 optlen) {
     if (const int err = copy_from_user(name, optval, n)) return err;
     lock_sock(sk);
     const int err = tcp_set_congestion_control(sk, name);
+    if (!err) inet_csk(sk).icsk_ca_setsockopt = 1;
     release_sock(sk);
     return err;
 }

@@ -1,6 +1,6 @@
 """Where only one side is ours, or neither: what the kernel serves stays the kernel's, and sockets find their way
 between the two worlds. Most cases run natively and shimmed and want the same outcome."""
-import errno, os, select, selectors, signal, socket, struct, subprocess, sys, threading
+import errno, fcntl, os, select, selectors, signal, socket, struct, subprocess, sys, threading
 
 from harness import *
 
@@ -206,6 +206,18 @@ def handover(port, source_port):
     print("cloexec:", os.get_inheritable(s.fileno()))
     s.sendall(b"hello")
     print(s.recv(5))
+    s = socket.socket()
+    signals = []
+    signal.signal(signal.SIGUSR1, lambda *_: signals.append(1))
+    for command, value in ((fcntl.F_SETOWN, os.getpid()), (fcntl.F_SETSIG, signal.SIGUSR1),
+                           (fcntl.F_SETFL, os.O_ASYNC)):
+        fcntl.fcntl(s, command, value)
+    s.connect((LOOPBACK, port))
+    print("owner:", fcntl.fcntl(s, fcntl.F_GETOWN) == os.getpid(), fcntl.fcntl(s, fcntl.F_GETSIG) == signal.SIGUSR1,
+          bool(fcntl.fcntl(s, fcntl.F_GETFL) & os.O_ASYNC))
+    signals.clear()
+    s.sendall(b"signal")
+    wait_until("a signal", lambda: signals)
 
 
 @case
@@ -215,6 +227,88 @@ def options_survive(w, shim):
     port = w.port()
     echo(w, port, False)
     return w.guest(handover, port, w.port(), shim=shim).ok().text()
+
+
+SOL_UDP, SOL_TCP, SOL_IP, SOL_SOCKET = 17, 6, 0, socket.SOL_SOCKET
+LO = struct.pack("4s4si", bytes(4), bytes(4), 1)
+# name: level, number, value. A value that is refused natively is refused under the shim.
+ANY_OPTIONS = {
+    "SO_DONTROUTE": (SOL_SOCKET, 5, 1), "SO_BROADCAST": (SOL_SOCKET, 6, 1), "SO_OOBINLINE": (SOL_SOCKET, 10, 1),
+    "SO_NO_CHECK": (SOL_SOCKET, 11, 1), "SO_PRIORITY": (SOL_SOCKET, 12, 5), "SO_RCVLOWAT": (SOL_SOCKET, 18, 9),
+    "SO_TIMESTAMPNS": (SOL_SOCKET, 35, 1), "SO_MARK": (SOL_SOCKET, 36, 77), "SO_TIMESTAMPING": (SOL_SOCKET, 37, 0x18),
+    "SO_RXQ_OVFL": (SOL_SOCKET, 40, 1), "SO_WIFI_STATUS": (SOL_SOCKET, 41, 1), "SO_NOFCS": (SOL_SOCKET, 43, 1),
+    "SO_SELECT_ERR_QUEUE": (SOL_SOCKET, 45, 1), "SO_BUSY_POLL": (SOL_SOCKET, 46, 50),
+    "SO_MAX_PACING_RATE": (SOL_SOCKET, 47, struct.pack("Q", 1 << 33)), "SO_ZEROCOPY": (SOL_SOCKET, 60, 1),
+    "SO_TXTIME": (SOL_SOCKET, 61, struct.pack("iI", 1, 2)), "SO_BINDTOIFINDEX": (SOL_SOCKET, 62, 1),
+    "SO_PREFER_BUSY_POLL": (SOL_SOCKET, 69, 1), "SO_TXREHASH": (SOL_SOCKET, 74, 0), "SO_RCVMARK": (SOL_SOCKET, 75, 1),
+    "IP_TOS": (SOL_IP, 1, 0x10), "IP_RECVOPTS": (SOL_IP, 6, 1), "IP_PKTINFO": (SOL_IP, 8, 1),
+    "IP_MTU_DISCOVER": (SOL_IP, 10, 2), "IP_RECVERR": (SOL_IP, 11, 1), "IP_RECVTTL": (SOL_IP, 12, 1),
+    "IP_RECVTOS": (SOL_IP, 13, 1), "IP_FREEBIND": (SOL_IP, 15, 1), "IP_PASSSEC": (SOL_IP, 18, 1),
+    "IP_TRANSPARENT": (SOL_IP, 19, 1), "IP_RECVORIGDSTADDR": (SOL_IP, 20, 1), "IP_MINTTL": (SOL_IP, 21, 3),
+    "IP_CHECKSUM": (SOL_IP, 23, 1), "IP_BIND_ADDRESS_NO_PORT": (SOL_IP, 24, 1), "IP_RECVFRAGSIZE": (SOL_IP, 25, 1),
+    "IP_RECVERR_RFC4884": (SOL_IP, 26, 1), "IP_MULTICAST_TTL": (SOL_IP, 33, 4), "IP_MULTICAST_LOOP": (SOL_IP, 34, 0),
+    "IP_MULTICAST_ALL": (SOL_IP, 49, 0), "IP_LOCAL_PORT_RANGE": (SOL_IP, 51, struct.pack("HH", 30000, 60000)),
+}
+TCP_OPTIONS = {
+    "TCP_MAXSEG": (SOL_TCP, 2, 999), "TCP_CORK": (SOL_TCP, 3, 1), "TCP_KEEPINTVL": (SOL_TCP, 5, 33),
+    "TCP_KEEPCNT": (SOL_TCP, 6, 4), "TCP_SYNCNT": (SOL_TCP, 7, 3), "TCP_LINGER2": (SOL_TCP, 8, 20),
+    "TCP_DEFER_ACCEPT": (SOL_TCP, 9, 7), "TCP_WINDOW_CLAMP": (SOL_TCP, 10, 30000), "TCP_CONGESTION": (SOL_TCP, 13, b"reno"),
+    "TCP_THIN_LINEAR_TIMEOUTS": (SOL_TCP, 16, 1), "TCP_USER_TIMEOUT": (SOL_TCP, 18, 5000),
+    "TCP_NOTSENT_LOWAT": (SOL_TCP, 25, 40000), "TCP_INQ": (SOL_TCP, 36, 1),
+}
+UDP_OPTIONS = {
+    "SO_PEEK_OFF": (SOL_SOCKET, 42, 3), "UDP_SEGMENT": (SOL_UDP, 103, 500), "UDP_GRO": (SOL_UDP, 104, 1),
+    "IP_MULTICAST_IF": (SOL_IP, 32, LO), "IP_NODEFRAG": (SOL_IP, 22, 1), "IP_UNICAST_IF": (SOL_IP, 50, 1 << 24),
+}
+
+
+def all_options(kind, options, become_the_kernels):
+    """One option a socket, so that none hides behind another."""
+    for name, (level, number, value) in sorted(options.items()):
+        s = socket.socket(socket.AF_INET, kind)
+        refused = outcome(s.setsockopt, level, number, value)
+        become_the_kernels(s)
+        size = 8 if name in ("SO_MAX_PACING_RATE", "SO_TXTIME", "SO_TIMESTAMPING") else 16 if name == "TCP_CONGESTION" else 4
+        print(name, refused, outcome(s.getsockopt, level, number, size))
+        s.close()
+
+
+@guest
+def handover_all(port, udp_port):
+    """Each option that a program can set is there after the socket became the kernel's, and unset ones are the kernel's."""
+    port, udp_port = int(port), int(udp_port)
+    connect = lambda s: outcome(s.connect, (LOOPBACK, port))
+    all_options(socket.SOCK_STREAM, {**ANY_OPTIONS, **TCP_OPTIONS}, connect)
+    send = lambda s: outcome(s.sendto, b"to the kernel", (LOOPBACK, udp_port))
+    all_options(socket.SOCK_DGRAM, {**ANY_OPTIONS, **UDP_OPTIONS}, send)
+    for kind, change, options in ((socket.SOCK_STREAM, connect, {**ANY_OPTIONS, **TCP_OPTIONS}),
+                                  (socket.SOCK_DGRAM, send, {**ANY_OPTIONS, **UDP_OPTIONS})):
+        s = socket.socket(socket.AF_INET, kind)
+        change(s)
+        for name, (level, number, value) in sorted(options.items()):
+            if name not in ("TCP_MAXSEG", "TCP_WINDOW_CLAMP"):  # a connection's own
+                print("unset", name, outcome(s.getsockopt, level, number, 16))
+    # Groups on lo, with and without sources.
+    for mode, sources in ((None, []), (0, ["127.0.0.5"]), (1, ["127.0.0.6", "127.0.0.7"])):
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        address = struct.pack("HH4s120x", socket.AF_INET, 0, socket.inet_aton("239.1.2.3"))
+        s.setsockopt(SOL_IP, 42, struct.pack("I4x", 1) + address)  # MCAST_JOIN_GROUP
+        if mode is not None:
+            listed = b"".join(struct.pack("HH4s120x", socket.AF_INET, 0, socket.inet_aton(a)) for a in sources)
+            s.setsockopt(SOL_IP, 48, struct.pack("I4x", 1) + address + struct.pack("II", mode, len(sources)) + listed)
+        send(s)
+        print("again:", outcome(s.setsockopt, SOL_IP, 42, struct.pack("I4x", 1) + address))
+        print("leave:", outcome(s.setsockopt, SOL_IP, 45, struct.pack("I4x", 1) + address))
+
+
+@case
+@both_worlds
+def all_options_survive(w, shim):
+    """what was set on a socket is set on the kernel's that takes its place"""
+    port, udp_port = w.port(), w.port()
+    echo(w, port, False)
+    echo(w, udp_port, False, kind="udp")
+    return w.guest(handover_all, port, udp_port, shim=shim).ok().text()
 
 
 @guest

@@ -1,6 +1,10 @@
 // Segments that should not be: RFC 5961's blind attacks, PAWS, windows, urgent pointers.
 #include "tcp_sim.h"
 
+#include <linux/icmp.h>
+
+#include "core/inet/ip.h"
+
 using namespace tcp_test;
 
 TEST_CASE("tcp RFC 5961: RST only at exactly RCV.NXT, elsewhere in the window a challenge",
@@ -92,6 +96,83 @@ TEST_CASE("tcp RFC 7323: PAWS drops old timestamps, and RSTs are not judged by i
     p.ts_val = 1;
     p.inject(TCPHDR_RST, p.seq, 0);
     REQUIRE(s.server.state() == TCP_CLOSE);
+}
+
+// --- ICMP errors (what tests/diff/icmp_tcp.c cannot wait for) ---------------------------------------------------
+
+namespace {
+
+void icmp_about(sim& w, const sk_buff& segment, u8 type, u8 code, u32 info = 0) {
+    sk_buff icmp{};
+    icmp.icmp.type = type;
+    icmp.icmp.code = code;
+    icmp.icmp.info = info;
+    icmp.icmp.orig_protocol = IPPROTO_TCP;
+    icmp.icmp.orig_saddr = segment.saddr;
+    icmp.icmp.orig_daddr = segment.daddr;
+    icmp.icmp.orig_source = segment.tcp.source;
+    icmp.icmp.orig_dest = segment.tcp.dest;
+    icmp.icmp.orig_seq = segment.tcp.seq;
+    tcp_v4_err(w.env, icmp);
+}
+
+} // namespace
+
+TEST_CASE("tcp RFC 1122 4.2.3.9: a soft error is told when the connection times out", "[tcp]") {
+    sim w;
+    dialing d = dialed_script(w);
+    REQUIRE(d.client.send("lost") == 4);
+    const packet lost = d.peer.one();
+    icmp_about(w, lost.skb, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH);
+    REQUIRE(d.client.state() == TCP_ESTABLISHED);
+    REQUIRE_FALSE(d.client.poll() & EPOLLERR);
+    w.run(2000 * sec);
+    REQUIRE(d.client.state() == TCP_CLOSE);
+    REQUIRE(d.client.error() == EHOSTUNREACH);
+}
+
+TEST_CASE("tcp: a soft error is forgotten when the peer answers", "[tcp]") {
+    sim w;
+    dialing d = dialed_script(w);
+    REQUIRE(d.client.send("late") == 4);
+    const packet late = d.peer.one();
+    icmp_about(w, late.skb, ICMP_DEST_UNREACH, ICMP_NET_UNREACH);
+    d.peer.ack += 4;
+    d.peer.send(TCPHDR_ACK);
+    REQUIRE(d.client.send("lost") == 4);
+    w.run(2000 * sec);
+    REQUIRE(d.client.error() == ETIMEDOUT);
+}
+
+TEST_CASE("tcp RFC 1191: too large is sent again in smaller pieces", "[tcp]") {
+    sim w;
+    dialing d = dialed_script(w);
+    REQUIRE(d.client.send(pattern(3000, 1)) == 3000);
+    const packet large = w.captured.front();
+    d.peer.clear();
+    icmp_about(w, large.skb, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, 600);
+    w.run(5 * sec);
+    REQUIRE_FALSE(w.captured.empty());
+    for (const packet& p : w.captured) REQUIRE(p.payload.size() <= 560);
+    icmp_about(w, large.skb, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, 67); // less than any network's
+    REQUIRE(d.client.tp().pmtu == 600);
+    REQUIRE(d.client.state() == TCP_ESTABLISHED);
+}
+
+TEST_CASE("tcp: a hard error ends a handshake, once", "[tcp]") {
+    sim w;
+    dialing d = dial_script(w);
+    sk_buff elsewhere = d.syn.skb;
+    elsewhere.tcp.seq -= 1;
+    icmp_about(w, elsewhere, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH);
+    REQUIRE(d.client.state() == TCP_SYN_SENT);
+    icmp_about(w, d.syn.skb, ICMP_DEST_UNREACH, ICMP_FRAG_NEEDED, 300);
+    REQUIRE(d.client.state() == TCP_SYN_SENT);
+    icmp_about(w, d.syn.skb, ICMP_DEST_UNREACH, ICMP_PORT_UNREACH);
+    REQUIRE(d.client.state() == TCP_CLOSE);
+    icmp_about(w, d.syn.skb, ICMP_DEST_UNREACH, ICMP_HOST_UNREACH);
+    REQUIRE(d.client.error() == ECONNREFUSED);
+    REQUIRE(d.client.error() == 0);
 }
 
 // --- windows --------------------------------------------------------------------------------------------------
