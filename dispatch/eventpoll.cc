@@ -101,7 +101,7 @@ handle<eventpoll> convert(int epfd) {
             made = true;
             ep->kernel_items.store(kernel_half_in_use(epfd));
             for (int fd = 0; fd < looked_at_below; ++fd) {
-                if (fd != epfd && fd_table[fd].load_relaxed() == FD_LIBC &&
+                if (fd != epfd && fd_entry_kind(fd_table[fd].load_relaxed()) == FD_LIBC &&
                     same_file(pid, fd, pid, epfd)) {
                     fd_install_epoll(fd, set.index);
                 }
@@ -168,7 +168,7 @@ void adopt_by_outer_sets(int inner, handle<eventpoll> set) {
     for (int fd = 0; fd < looked_at_below; ++fd) {
         const u32 entry = fd_table[fd].load_relaxed();
         const bool ours = fd_entry_kind(entry) == FD_EPOLL;
-        if (fd == inner || (!ours && entry != FD_LIBC)) continue;
+        if (fd == inner || (!ours && fd_entry_kind(entry) != FD_LIBC)) continue;
         if (ours ? eventpoll_of_fd(fd) == set : check_epoll(fd) != 0) continue;
         u32 events = 0;
         u64 data = 0;
@@ -241,7 +241,13 @@ long epoll_ctl_call(int epfd, int op, int fd, epoll_event* user) {
         const handle<eventpoll> set =
             outer == FD_EPOLL ? eventpoll_of_fd(epfd) : handle<eventpoll>{};
         eventpoll* const ep = slab_get(set);
-        return ep ? ctl_kernel(*ep, epfd, op, fd, user) : SYS_NOT_OURS;
+        if (ep) return ctl_kernel(*ep, epfd, op, fd, user);
+        if (fd_is_libc_traced(fd) && outer == FD_LIBC && static_cast<u32>(epfd) < fd_table_size) {
+            u32 expected = FD_LIBC; // a set with a socket in it is recorded from here on
+            fd_table[epfd].cas(expected, FD_LIBC_TRACED);
+        }
+        if (fd_is_libc_traced(epfd)) trace_handed_over();
+        return SYS_NOT_OURS;
     }
     epoll_event ev{};
     if (op != EPOLL_CTL_DEL && get_user(ev, user)) return -EFAULT;
@@ -509,8 +515,10 @@ long epoll_wait_on(const epoll_ref& ref, epoll_event* user, int max, const times
 
 long epoll_wait_call(int epfd, epoll_event* user, int max, const timespec* timeout,
                      const sigset_t* umask) {
-    if (fd_kind_of(epfd) != FD_EPOLL)
-        return fd_kind_of(epfd) == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
+    if (const fd_kind kind = fd_kind_of(epfd); kind != FD_EPOLL) {
+        if (fd_is_libc_traced(epfd)) trace_handed_over();
+        return kind == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
+    }
     const epoll_ref ref = epoll_lookup_light(epfd);
     const long r = epoll_wait_on(ref, user, max, timeout, umask);
     epoll_put_light(ref);

@@ -108,6 +108,10 @@ void drop_entry(u32 old) {
 // Replaces an entry; what stood there loses a descriptor.
 void replace_entry(u32 fd, u32 entry) { drop_entry(fd_table[fd].exchange(entry)); }
 
+u32 libc_entry(const struct stat& st) {
+    return trace_enabled && S_ISSOCK(st.st_mode) ? FD_LIBC_TRACED : FD_LIBC;
+}
+
 // An epoll set that came from another process, or over exec: the half of ours that belongs to it.
 bool adopt_epoll(int fd) {
     if (check_epoll(fd) || process_attach()) return false;
@@ -172,15 +176,16 @@ fd_kind fd_classify(int fd) {
     // The kernel's anonymous files have no type.
     if ((st.st_mode & S_IFMT) == 0 && adopt_epoll(fd)) return FD_EPOLL;
     u32 expected = FD_UNKNOWN;
-    fd_table[fd].cas(expected, trace_enabled && S_ISSOCK(st.st_mode) ? FD_LIBC_TRACED : FD_LIBC);
+    fd_table[fd].cas(expected, libc_entry(st));
     return FD_LIBC;
 }
 
 void fd_installed(int fd) {
     if (static_cast<u32>(fd) >= fd_table_size) return;
-    if (SOCKSHIM_UNLIKELY(trace_enabled)) { // is it a socket?
-        replace_entry(static_cast<u32>(fd), FD_UNKNOWN);
-        fd_classify(fd);
+    if (SOCKSHIM_UNLIKELY(trace_enabled)) {
+        struct stat st {};
+        raw_syscall(SYS_fstat, fd, ptr_arg(&st));
+        replace_entry(static_cast<u32>(fd), libc_entry(st));
         return;
     }
     if (SOCKSHIM_LIKELY(fd_table[fd].load_relaxed() == FD_LIBC)) return;

@@ -18,8 +18,9 @@ enum fd_kind : u32 {
     FD_SOCKET = 2, // index: socket cell
     FD_EPOLL =
         3, // a kernel epoll set that has an eventpoll of ours beside it; index: eventpoll cell
-    FD_INTERNAL = 4,    // a descriptor of the library's own; the program sees EBADF
-    FD_LIBC_TRACED = 5, // a socket of the kernel's while there is a trace: not ours, but recorded
+    FD_INTERNAL = 4, // a descriptor of the library's own; the program sees EBADF
+    FD_LIBC_TRACED =
+        5, // while there is a trace: a socket of the kernel's, or a set of such; recorded
 };
 
 inline constexpr u32 fd_table_size = 1u << 20;
@@ -35,6 +36,10 @@ constexpr u32 fd_entry_index(u32 e) { return e >> 3; }
 inline bool fd_is_libc(int fd) {
     return static_cast<u32>(fd) >= fd_table_size ||
            fd_table[static_cast<u32>(fd)].load_relaxed() == FD_LIBC;
+}
+inline bool fd_is_libc_traced(int fd) {
+    return static_cast<u32>(fd) < fd_table_size &&
+           fd_table[static_cast<u32>(fd)].load_relaxed() == FD_LIBC_TRACED;
 }
 // Asks the kernel about an unknown number and remembers; attaches when it is a carrier of a network of
 // ours. Returns the kind (FD_LIBC also for a closed number).

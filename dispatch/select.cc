@@ -104,10 +104,16 @@ long poll_call(pollfd* user, unsigned long nfds, const timespec* utimeout, const
     if (!room) return -ENOMEM;
     pollfd* const fds = room.take<pollfd>(n);
     if (copy_from_user(fds, user, n * sizeof(pollfd))) return SYS_NOT_OURS;
-    bool ours = false;
-    for (u32 i = 0; i < n && !ours; ++i)
-        ours = !fd_is_libc(fds[i].fd) && fds[i].fd >= 0 && fd_kind_of(fds[i].fd) != FD_LIBC;
-    if (!ours) return SYS_NOT_OURS;
+    bool ours = false, traced = false;
+    for (u32 i = 0; i < n && !ours; ++i) {
+        if (fd_is_libc(fds[i].fd) || fds[i].fd < 0) continue;
+        ours = fd_kind_of(fds[i].fd) != FD_LIBC;
+        traced |= fd_is_libc_traced(fds[i].fd);
+    }
+    if (!ours) {
+        if (traced) trace_handed_over();
+        return SYS_NOT_OURS;
+    }
     wait_arguments args;
     if (const int r = args.take(utimeout, umask)) return r;
     wait_call_begins();
@@ -295,15 +301,20 @@ long select_call(int nfds, fd_set* ur, fd_set* uw, fd_set* ux, timespec* utimeou
         if (n % word_bits && user_words) given[s][user_words - 1] &= (word{1} << n % word_bits) - 1;
     }
     u32 ours = 0;
+    bool traced = false;
     for (u32 w = 0; w < user_words; ++w) {
         for (word bits = given[0][w] | given[1][w] | given[2][w]; bits; bits &= bits - 1) {
             const int fd = static_cast<int>(w * word_bits) + __builtin_ctzl(bits);
             if (fd_is_libc(fd)) continue;
             const fd_kind kind = fd_kind_of(fd);
             ours += kind != FD_LIBC;
+            traced |= fd_is_libc_traced(fd);
         }
     }
-    if (!ours) return SYS_NOT_OURS;
+    if (!ours) {
+        if (traced) trace_handed_over();
+        return SYS_NOT_OURS;
+    }
     wait_arguments args;
     if (const int r = args.take(utimeout, umask)) return r;
     wait_call_begins();

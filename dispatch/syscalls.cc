@@ -20,19 +20,17 @@ template <class T> unsigned long as_word(T v) {
     }
 }
 
-// Of what is not ours the kernel's sockets are worth a record, other files are not.
-bool libc_socket(unsigned long fd) {
-    return fd < fd_table_size && fd_table[fd].load_relaxed() == FD_LIBC_TRACED;
-}
+// Of what is not ours the kernel's sockets and epoll sets are worth a record, other files are not.
+bool libcs(unsigned long fd) { return fd_is_libc_traced(static_cast<int>(fd)); }
 
 template <class... Params, class... Args>
 [[gnu::always_inline]] inline long audited(u32 nr, long (*call)(Params...), Args... args) {
     if (SOCKSHIM_LIKELY(!trace_enabled)) return call(args...);
     const unsigned long words[] = {as_word(args)...};
     trace_begin(nr, words, sizeof...(args));
-    const bool libcs = libc_socket(words[0]); // before a close forgets it
+    const bool before = libcs(words[0]); // a close forgets it
     const long r = call(args...);
-    if (r == SYS_NOT_OURS && (libcs || libc_socket(words[0]))) trace_handed_over();
+    if (r == SYS_NOT_OURS && (before || libcs(words[0]))) trace_handed_over();
     trace_end(r);
     return r;
 }

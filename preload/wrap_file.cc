@@ -18,66 +18,81 @@ namespace {
 
 // What the kernel says to such a call on a socket does not depend on which socket it is: asked of one of
 // its own, and our carrier, a file that the call might harm, is left out.
-template <class Call> [[gnu::always_inline]] inline auto alike(int fd, Call call) {
-    if (SOCKSHIM_LIKELY(fd_is_libc(fd)) || in_vfork_child() || fd_classify(fd) == FD_LIBC) {
-        return call(fd);
+template <class Call, class... Args>
+[[gnu::noinline]] auto alike_slow(u32 nr, Call call, int fd, Args... args) {
+    const unsigned long words[] = {word(fd), word(args)...};
+    trace_begin(nr, words, sizeof...(args) + 1);
+    const fd_kind kind = fd_classify(fd);
+    int asked = kind == FD_INTERNAL ? -1 : fd;
+    if (kind == FD_SOCKET) {
+        asked = static_cast<int>(raw_syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     }
-    if (fd_classify(fd) != FD_SOCKET) return call(fd_classify(fd) == FD_INTERNAL ? -1 : fd);
-    const int stand_in =
-        static_cast<int>(raw_syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    const auto r = call(stand_in);
-    if (stand_in >= 0) raw_syscall(SYS_close, stand_in);
+    if (kind == FD_SOCKET || fd_is_libc_traced(fd)) trace_handed_over();
+    trace_end(SYS_NOT_OURS);
+    const auto r = call(asked, args...);
+    trace_libc_result(r == -1 ? -errno : static_cast<long>(r));
+    if (kind == FD_SOCKET && asked >= 0) raw_syscall(SYS_close, asked);
     return r;
+}
+
+template <class Call, class... Args>
+[[gnu::always_inline]] inline auto alike(u32 nr, Call call, int fd, Args... args) {
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd)) || in_vfork_child()) return call(fd, args...);
+    return alike_slow(nr, call, fd, args...);
 }
 
 } // namespace
 
 SOCKSHIM_WRAP(int, fstatfs, (int fd, struct statfs* st)) {
-    return alike(fd, [=](int f) { return real::fstatfs(f, st); });
+    return alike(TRACE_FSTATFS, real::fstatfs, fd, st);
 }
 SOCKSHIM_WRAP_ALIAS(fstatfs64, fstatfs)
 
 SOCKSHIM_WRAP(int, fstatvfs, (int fd, struct statvfs* st)) {
-    return alike(fd, [=](int f) { return real::fstatvfs(f, st); });
+    return alike(TRACE_FSTATFS, real::fstatvfs, fd, st);
 }
 SOCKSHIM_WRAP_ALIAS(fstatvfs64, fstatvfs)
 
+// Its answer is the errno itself.
 SOCKSHIM_WRAP(int, posix_fallocate, (int fd, off_t offset, off_t len)) {
-    return alike(fd, [=](int f) { return real::posix_fallocate(f, offset, len); });
+    const auto negated = [](int f, int, off_t from, off_t n) {
+        return -real::posix_fallocate(f, from, n);
+    };
+    return -alike(TRACE_FALLOCATE, negated, fd, 0, offset, len);
 }
 SOCKSHIM_WRAP_ALIAS(posix_fallocate64, posix_fallocate)
 
 SOCKSHIM_WRAP(int, fallocate, (int fd, int mode, off_t offset, off_t len)) {
-    return alike(fd, [=](int f) { return real::fallocate(f, mode, offset, len); });
+    return alike(TRACE_FALLOCATE, real::fallocate, fd, mode, offset, len);
 }
 SOCKSHIM_WRAP_ALIAS(fallocate64, fallocate)
 
 SOCKSHIM_WRAP(ssize_t, readahead, (int fd, off_t offset, size_t n)) {
-    return alike(fd, [=](int f) { return real::readahead(f, offset, n); });
+    return alike(TRACE_READAHEAD, real::readahead, fd, offset, n);
 }
 
 SOCKSHIM_WRAP(int, sync_file_range, (int fd, off_t offset, off_t n, unsigned flags)) {
-    return alike(fd, [=](int f) { return real::sync_file_range(f, offset, n, flags); });
+    return alike(TRACE_SYNC_FILE_RANGE, real::sync_file_range, fd, offset, n, flags);
 }
 
 // Guards nothing on a socket, and would lie beside the heartbeat (core/net/carrier.h).
 SOCKSHIM_WRAP(int, lockf, (int fd, int cmd, off_t len)) {
-    return alike(fd, [=](int f) { return real::lockf(f, cmd, len); });
+    return alike(TRACE_LOCKF, real::lockf, fd, cmd, len);
 }
 SOCKSHIM_WRAP_ALIAS(lockf64, lockf)
 
 // The mode would keep others from opening the carrier, the times say which socket it is.
 SOCKSHIM_WRAP(int, fchmod, (int fd, mode_t mode)) {
-    return alike(fd, [=](int f) { return real::fchmod(f, mode); });
+    return alike(TRACE_FCHMOD, real::fchmod, fd, mode);
 }
 SOCKSHIM_WRAP(int, fchown, (int fd, uid_t user, gid_t group)) {
-    return alike(fd, [=](int f) { return real::fchown(f, user, group); });
+    return alike(TRACE_FCHOWN, real::fchown, fd, user, group);
 }
 SOCKSHIM_WRAP(int, futimens, (int fd, const timespec* times)) {
-    return alike(fd, [=](int f) { return real::futimens(f, times); });
+    return alike(TRACE_FUTIMENS, real::futimens, fd, times);
 }
 SOCKSHIM_WRAP(int, futimes, (int fd, const timeval* times)) {
-    return alike(fd, [=](int f) { return real::futimes(f, times); });
+    return alike(TRACE_FUTIMENS, real::futimes, fd, times);
 }
 
 // --- /proc ------------------------------------------------------------------------------------------------

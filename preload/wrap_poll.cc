@@ -61,7 +61,9 @@ bool gather(unsigned long* sum, const fd_set* set, int first, int count) {
     return false;
 }
 
-inline bool scanning_is_due() { return process_may_have_sockets() && !in_vfork_child(); }
+inline bool scanning_is_due() {
+    return (process_may_have_sockets() || trace_enabled) && !in_vfork_child();
+}
 
 bool poll_asks_us(const pollfd* fds, nfds_t n) { return scanning_is_due() && scan_pollfds(fds, n); }
 

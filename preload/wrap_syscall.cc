@@ -81,12 +81,16 @@ long socketcall(int call, const call_words& c) {
 }
 
 // What the kernel says of any socket alike is asked of one of its own (wrap_file.cc).
-long on_stand_in(const call_words& c) {
+long on_stand_in(u32 trace_nr, const call_words& c) {
     if (fd_classify(c.fd(0)) != FD_SOCKET) return SYS_NOT_OURS;
+    unsigned long words[6];
+    for (int i = 0; i < 6; ++i) words[i] = static_cast<unsigned long>(c.a[i]);
+    trace_begin(trace_nr, words, 6);
+    trace_handed_over();
     const long k = raw_syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (k < 0) return k;
-    const long r = raw_syscall(c.nr, k, c.a[1], c.a[2], c.a[3], c.a[4], c.a[5]);
-    raw_syscall(SYS_close, k);
+    const long r = k < 0 ? k : raw_syscall(c.nr, k, c.a[1], c.a[2], c.a[3], c.a[4], c.a[5]);
+    if (k >= 0) raw_syscall(SYS_close, k);
+    trace_end(r);
     return r;
 }
 
@@ -124,12 +128,12 @@ long on_descriptor(const call_words& c) {
     case SYS_fsync:
     case SYS_fdatasync: return sys_fsync(fd);
     case SYS_vmsplice: return sys_vmsplice(fd, c.ptr<const iovec>(1), c.size(2), c.flags(3));
-    case SYS_fstatfs:
-    case SYS_fallocate:
-    case SYS_readahead:
-    case SYS_sync_file_range:
-    case SYS_fchmod:
-    case SYS_fchown: return on_stand_in(c);
+    case SYS_fstatfs: return on_stand_in(TRACE_FSTATFS, c);
+    case SYS_fallocate: return on_stand_in(TRACE_FALLOCATE, c);
+    case SYS_readahead: return on_stand_in(TRACE_READAHEAD, c);
+    case SYS_sync_file_range: return on_stand_in(TRACE_SYNC_FILE_RANGE, c);
+    case SYS_fchmod: return on_stand_in(TRACE_FCHMOD, c);
+    case SYS_fchown: return on_stand_in(TRACE_FCHOWN, c);
     case SYS_bind: return socketcall(SYS_BIND, c);
     case SYS_connect: return socketcall(SYS_CONNECT, c);
     case SYS_listen: return socketcall(SYS_LISTEN, c);

@@ -108,6 +108,14 @@ enum arg_kind : u8 {
       A_ULONG, A_ULONG)                                                                            \
     X(TRACE_TEE, tee, B, A_INT, A_INT, A_ULONG, A_SPLICE)                                          \
     X(TRACE_VMSPLICE, vmsplice, B, A_INT, A_IOV_IN, A_ULONG, A_SPLICE)                             \
+    X(TRACE_FSTATFS, fstatfs, _, A_INT, A_PTR)                                                     \
+    X(TRACE_FALLOCATE, fallocate, _, A_INT, A_INT, A_OFFSET, A_OFFSET)                             \
+    X(TRACE_READAHEAD, readahead, _, A_INT, A_OFFSET, A_ULONG)                                     \
+    X(TRACE_SYNC_FILE_RANGE, sync_file_range, _, A_INT, A_OFFSET, A_OFFSET, A_ULONG)               \
+    X(TRACE_LOCKF, lockf, _, A_INT, A_INT, A_OFFSET)                                               \
+    X(TRACE_FCHMOD, fchmod, _, A_INT, A_ULONG)                                                     \
+    X(TRACE_FCHOWN, fchown, _, A_INT, A_INT, A_INT)                                                \
+    X(TRACE_FUTIMENS, futimens, _, A_INT, A_PTR)                                                   \
     X(TRACE_POLL, poll, _, A_POLL_FDS, A_ULONG, A_TIMEOUT, A_SIGSET)                               \
     X(TRACE_SELECT, select, _, A_INT, A_FD_SET, A_FD_SET, A_FD_SET, A_TIMEOUT, A_SIGSET)           \
     X(TRACE_EPOLL_CREATE, epoll_create1, _, A_EPOLL_FLAGS)                                         \

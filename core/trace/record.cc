@@ -322,7 +322,7 @@ void trace_end_slow(long result) {
     record& c = r->open[depth - 1];
     if (result != result_not_ours) {
         finish(*r, depth - 1, result);
-    } else if (c.flags & REC_LIBC && c.nr < TRACE_POLL) {
+    } else if (c.flags & REC_LIBC) {
         c.flags |= REC_LIBC_UNKNOWN;
     } else {
         close_call(*r, depth - 1, REC_FORGOTTEN);

@@ -37,6 +37,14 @@ enum trace_nr : u32 {
     TRACE_COPY_FILE_RANGE,
     TRACE_TEE,
     TRACE_VMSPLICE,
+    TRACE_FSTATFS,
+    TRACE_FALLOCATE,
+    TRACE_READAHEAD,
+    TRACE_SYNC_FILE_RANGE,
+    TRACE_LOCKF,
+    TRACE_FCHMOD,
+    TRACE_FCHOWN,
+    TRACE_FUTIMENS,
     TRACE_POLL,   // fds, nfds, const timespec*, const sigset_t*
     TRACE_SELECT, // nfds, r, w, x, const timespec*, const sigset_t*
     TRACE_EPOLL_CREATE,
@@ -93,7 +101,7 @@ inline void trace_handed_over() {
 // The innermost call is over: its result or -errno. SYS_NOT_OURS (-4096) means that somebody above will
 // ask libc: a call that was handed over stays open until trace_libc_result(); every other was on a
 // descriptor that is no socket at all (what is asked once, before the answer is cached) and is forgotten,
-// and so is a wait for none of ours.
+// and so is a wait for no socket.
 inline void trace_end(long result) {
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_end_slow(result);
 }

@@ -1,5 +1,5 @@
 """SOCKSHIM_TRACE: when it is printed, where, and what it looks like."""
-import ctypes, os, signal, socket, subprocess, sys, threading
+import ctypes, os, select, signal, socket, subprocess, sys, threading
 
 from harness import *
 
@@ -159,6 +159,45 @@ def format(w):
     same("errors of connect", "1", t.rows["connect"]["errors"])
     same("bytes of sendmsg", "10", t.rows["sendmsg"]["bytes"])
     check(all(c["time"] for c in t.calls), "each call has a duration")
+
+
+@guest
+def kernel_waits():
+    """Waits for kernel sockets, waits for none, and file operations on a socket of ours."""
+    a, b = socket.socketpair()
+    r, _ = os.pipe()
+    b.send(b"x")
+    p, q = select.poll(), select.poll()
+    p.register(a, select.POLLIN), q.register(r, select.POLLIN)
+    e, f = select.epoll(), select.epoll()
+    e.register(a, select.EPOLLIN), f.register(r, select.EPOLLIN)
+    select.select([a], [], [], 0), p.poll(0), e.poll(0)
+    select.select([r], [], [], 0), q.poll(0), f.poll(0)
+    e.close(), f.close()
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    select.select([a], [], [], 0), p.poll(0)
+    select.select([r], [], [], 0), q.poll(0)
+    os.fchmod(s.fileno(), 0o600), os.fchown(s.fileno(), -1, -1)
+    try:
+        os.posix_fallocate(s.fileno(), 0, 10)
+    except OSError:
+        pass
+    os.fchmod(r, 0o600)
+
+
+@case
+def kernel_only_sets(w):
+    """waits in which only the kernel's sockets take part are recorded, waits for no socket are not; file operations are"""
+    need_shim()
+    w.guest(kernel_waits, env={"SOCKSHIM_TRACE": w.path("trace")}).ok()
+    t = one(read(w.path("trace")))
+    for name, count in (("select", 2), ("poll", 2), ("epoll_wait", 1), ("epoll_ctl", 1), ("fchmod", 1), ("fchown", 1),
+                        ("fallocate", 1)):
+        same(name, count, len(t.named(name)))
+        check(all(way.endswith("> handed over to libc") for way in t.way_of(name)), "by the kernel")
+    check(re.fullmatch(r"\[\{fd=\d+, events=POLLIN\}\], 1, 0", t.named("poll")[0]["args"]), "what was polled")
+    same("its answer", "1", t.named("poll")[0]["result"])
+    same("of fallocate", "-1 ENODEV (No such device)", t.named("fallocate")[0]["result"])
 
 
 @case
