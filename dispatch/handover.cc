@@ -110,7 +110,7 @@ bool network_hands_over() {
     static constinit atomic_cell<u32> answer{0};
     u32 a = answer.load();
     if (SOCKSHIM_UNLIKELY(!a)) {
-        a = arena_is_private() || std::strcmp(config().net, "default") ? 1 : 2;
+        a = arena_is_private() || std::strcmp(config().net, "default") != 0 ? 1 : 2;
         if (arena_attached()) answer.store(a);
     }
     return a == 2 && !handover_declined;

@@ -145,7 +145,8 @@ long poll_call(pollfd* user, unsigned long nfds, const timespec* utimeout, const
     // Put together per pollfd: the two halves of an epoll set are one descriptor.
     for (u32 i = 0; i < kernel.count; ++i) fds[kernel.index[i]].revents = kernel.fds[i].revents;
     for (u32 i = 0; i < wait.count(); ++i) {
-        fds[wait[i].index].revents |= static_cast<short>(wait[i].got);
+        pollfd& fd = fds[wait[i].index];
+        fd.revents = static_cast<short>(static_cast<u32>(fd.revents) | wait[i].got);
     }
     r = 0;
     for (u32 i = 0; i < n; ++i) r += fds[i].revents != 0;
@@ -231,7 +232,7 @@ u32 native_table_size() {
         char name[];
     };
     u32 highest = 0;
-    alignas(8) char text[2048];
+    alignas(8) char text[2048] = {};
     for (;;) {
         const long got = raw_syscall(SYS_getdents64, dir, ptr_arg(text), sizeof text);
         if (got <= 0) break;

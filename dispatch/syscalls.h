@@ -5,8 +5,8 @@
 // the file operations and what works on descriptors. Each one that takes an fd may be called for any
 // descriptor: where it turns out to be libc's, it answers SYS_NOT_OURS and the caller goes to libc.
 #pragma once
+#include <csignal>
 #include <poll.h>
-#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
 #include <sys/socket.h>

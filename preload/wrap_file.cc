@@ -131,7 +131,7 @@ namespace {
         text[prefix] != '/' || text[prefix + 1] != 's') {
         return length;
     }
-    struct stat st;
+    struct stat st {};
     if (raw_syscall(SYS_newfstatat, dir, ptr_arg(path), ptr_arg(&st), 0) != 0) return length;
     show_socket(st);
     const int said =

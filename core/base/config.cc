@@ -8,8 +8,6 @@
 #include "core/base/atomic.h"
 #include "core/base/raw_syscall.h"
 
-extern char** environ;
-
 namespace sockshim {
 
 constinit configuration the_config = default_configuration;
@@ -69,7 +67,7 @@ void read_environment() {
 
 config_verdict config_take(configuration& to, const char* variable) {
     const char* eq = std::strchr(variable, '=');
-    if (std::strncmp(variable, "SOCKSHIM_", 9) || !eq) return config_verdict::foreign;
+    if (!eq || std::strncmp(variable, "SOCKSHIM_", 9) != 0) return config_verdict::foreign;
     const char* value = eq + 1;
     const std::size_t len = static_cast<std::size_t>(eq - variable);
     auto is = [&](const char* name) {

@@ -1,8 +1,8 @@
 // The error queue behind MSG_ERRQUEUE (Linux: sk_error_queue, ip_icmp_error, ip_local_error and
 // ip_recv_error in net/ipv4/ip_sockglue.c).
 #pragma once
+#include <ctime>
 #include <netinet/in.h>
-#include <time.h>
 
 #include <linux/errqueue.h> // uses timespec without including it
 

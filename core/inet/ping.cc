@@ -30,7 +30,7 @@ void ping_group_range(u32& low, u32& high) {
     const long fd = raw_syscall(
         SYS_openat, AT_FDCWD, ptr_arg("/proc/sys/net/ipv4/ping_group_range"), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return;
-    char text[64];
+    char text[64] = {};
     const long n = raw_syscall(SYS_read, fd, ptr_arg(text), sizeof text);
     raw_syscall(SYS_close, fd);
     u64 value[2] = {0, 0};
@@ -57,7 +57,7 @@ int ping_init(sock&) {
     ping_group_range(low, high);
     const u32 gid = static_cast<u32>(raw_syscall(SYS_getegid));
     if (gid >= low && gid <= high) return 0;
-    u32 groups[256];
+    u32 groups[256] = {};
     const long n = raw_syscall(SYS_getgroups, 256, ptr_arg(groups));
     for (long i = 0; i < n; ++i) {
         if (groups[i] >= low && groups[i] <= high) return 0;

@@ -84,6 +84,7 @@ bool grow(eventpoll& ep) {
     }
     for (u32 word = shape.first_word + shape.words; word-- > shape.first_word;) {
         const ep_word w = ep_word_at(ep, word);
+        if (!w.table) return false; // somebody scribbled on the set
         for (u32 i = 64; i-- > 0;) put_free(ep, word * 64 + i, w.table[i]);
     }
     SOCKSHIM_CRASH_POINT();

@@ -32,7 +32,7 @@ u32 next_ready_word(eventpoll& ep, u32 from) {
             from = next * 64;
         }
         const ep_word w = ep_word_at(ep, from);
-        if (!w.bits) return no_word;
+        if (!w.summary) return no_word; // no such chunk
         const u64 words = w.summary->load() & (~u64{0} << from % 64);
         if (words) return group * 64 + static_cast<u32>(__builtin_ctzll(words));
     }

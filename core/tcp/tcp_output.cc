@@ -52,6 +52,7 @@ u32 __tcp_select_window(const sock& sk) {
     const u32 used = tp.rcv_nxt - tp.copied_seq;
     u32 free_space = used < full_space ? full_space - used : 0;
     if (tp.window_clamp) free_space = min_of(free_space, tp.window_clamp);
+    if (!free_space) return 0;
     const u32 mss = min_of(max_of<u32>(inet_csk(sk).icsk_ack.rcv_mss, TCP_MIN_MSS), full_space);
     if (free_space < full_space / 2 && (free_space < full_space / 16 || free_space < mss)) return 0;
     const u8 scale = tp.rcv_wscale & 15;

@@ -1,5 +1,6 @@
 // Copies what a call's pointers point to, when it begins and when it ends. Bad pointers copy nothing and
 // are printed as the numbers they are.
+#include <ctime>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -7,7 +8,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 
 #include <cstring>
 #include <linux/sockios.h>

@@ -1,4 +1,5 @@
 // The arguments of a call, by kind.
+#include <ctime>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/epoll.h>
@@ -6,7 +7,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
-#include <time.h>
 
 #include <cstring>
 #include <linux/sockios.h>

@@ -1,5 +1,5 @@
 // Printing what the rings hold: the calls of all threads in the order in which they began.
-#include <time.h>
+#include <ctime>
 
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"

@@ -2,11 +2,11 @@
 #include "core/trace/record.h"
 
 #include <cerrno>
+#include <csignal>
+#include <ctime>
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"

@@ -1,9 +1,9 @@
 // Where the trace goes: stderr, or a file that is opened when there is something to write, and again
 // when the program closed it meanwhile.
 #include <cerrno>
+#include <csignal>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/stat.h>
 
 #include "core/arena/internal_fd.h"
