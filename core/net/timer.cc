@@ -156,7 +156,9 @@ void drop_watch(duty_state& d, u32 i) {
     d.watches[i] = d.watches[--d.count];
 }
 
-void watch_processes(duty_state& d) {
+// True when one of them has died since the reaper looked: nothing else would tell of it.
+bool watch_processes(duty_state& d) {
+    bool died = false;
     for (u32 i = 0; i < d.count;) {
         if (proc_pid(d.watches[i].id) != d.watches[i].pid)
             drop_watch(d, i);
@@ -174,11 +176,13 @@ void watch_processes(duty_state& d) {
         if (!pid) continue;
         const long fd = raw_syscall(SYS_pidfd_open, pid, 0);
         if (fd < 0) {
-            d.unwatched = d.unwatched || fd != -ESRCH;
+            died = died || fd == -ESRCH;
+            d.unwatched = true;
             continue;
         }
         d.watches[d.count++] = {id, pid, static_cast<int>(fd)};
     }
+    return died;
 }
 
 // Some sockets only the kernel can vouch for: in flight in a message, or of a process that is on its way
@@ -230,10 +234,19 @@ void on_duty(int bell) {
     bool processes = true, unaccounted = false;
     for (;;) {
         u64 now = monotonic_us();
+        // Who rang may have been killed before the byte was written.
+        if (duty.rung.load()) {
+            duty.rung.store(0);
+            full_fence();
+            processes = true;
+        }
         if (processes) {
             // What the dead were in the middle of is judged by two sightings (sweep_unreferenced).
-            if (reap_dead_processes()) sweeps = sweeps_after_death, next_lost = now;
-            watch_processes(d);
+            bool died = true;
+            for (int look = 0; died && look < 3; ++look) {
+                if (reap_dead_processes()) sweeps = sweeps_after_death, next_lost = now;
+                died = watch_processes(d);
+            }
             unaccounted = sockets_unaccounted();
             processes = false;
         }
@@ -323,7 +336,14 @@ void thread_main() {
 
 void ring_bell() {
     timer_duty& duty = arena_timer_duty();
-    if (duty.rung.exchange(1)) return;
+    // Another has rung, and what we have to tell is seen with what he has; but he may have been killed
+    // before the byte was written, so he is believed for a short time only.
+    constexpr u32 believed_ms = 20;
+    const u32 now = static_cast<u32>(monotonic_us() / 1000) | 1;
+    full_fence();
+    u32 seen = duty.rung.load();
+    if (seen && now - seen < believed_ms) return;
+    if (!duty.rung.cas(seen, now)) return;
     const int fd = arena_openat(bell_name, O_WRONLY | O_NONBLOCK | O_CLOEXEC, 0);
     if (fd < 0) {
         duty.rung.store(0);
