@@ -420,7 +420,13 @@ void tcp_repair(sock& sk) {
         return;
     }
     tcp_env& env = this_tcp_env();
-    if (!(sk_statef(sk) & (TCPF_SYN_SENT | TCPF_SYN_RECV)) && !tp.fused.load()) {
+    const bool handshake = sk_statef(sk) & (TCPF_SYN_SENT | TCPF_SYN_RECV);
+    // Our SYN is acknowledged, and what should have come of that is half done: nothing would be sent again.
+    if (handshake && !tcp_packets_out(tp)) {
+        tcp_abort(env, sk, ECONNRESET);
+        return;
+    }
+    if (!handshake && !tp.fused.load()) {
         if (const stream_ring* rx = slab_get(tp.rx_ring)) {
             const u64 head = rx->head.load(), tail = rx->tail.load();
             if (tail - head > extent_max_bytes) {
@@ -451,14 +457,16 @@ void tcp_repair(sock& sk) {
             tcp_send_fin(env, sk);
     }
     if (tcp_packets_out(tp)) {
-        if (!(sk_statef(sk) & (TCPF_SYN_SENT | TCPF_SYN_RECV))) tcp_enter_loss(env, sk);
+        if (!handshake) tcp_enter_loss(env, sk);
         tp.timed_us = 0;
         tcp_reset_xmit_timer(env, sk, ICSK_TIME_RETRANS, max_of(icsk.icsk_rto_us, TCP_RTO_MIN));
     } else if (tcp_send_head(tp)) {
         tcp_reset_xmit_timer(env, sk, ICSK_TIME_PROBE0, TCP_RTO_MIN);
     }
-    icsk.icsk_ack.pending |= ICSK_ACK_SCHED;
-    inet_csk_reset_delack_timer(sk, env.now_us + TCP_ATO_MIN);
+    if (!handshake) {
+        icsk.icsk_ack.pending |= ICSK_ACK_SCHED;
+        inet_csk_reset_delack_timer(sk, env.now_us + TCP_ATO_MIN);
+    }
     sk_state_change(sk);
 }
 

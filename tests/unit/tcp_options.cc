@@ -282,3 +282,23 @@ TEST_CASE("tcp repair: what the rings say is what the connection goes on with", 
     w.run(sec);
     REQUIRE(p.listener.accept().open());
 }
+
+TEST_CASE("tcp repair: who died between the SYN's acknowledgement and ESTABLISHED", "[tcp]") {
+    sim w;
+    dialing d = dial_script(w);
+    const auto repair = [&] {
+        lock_sock(d.client.sk());
+        tcp_repair(d.client.sk());
+        release_sock(d.client.sk());
+    };
+    repair(); // nothing was half done: the SYN is sent again
+    REQUIRE(d.client.state() == TCP_SYN_SENT);
+    w.run(sec + 100 * ms);
+    REQUIRE(d.peer.one().skb.tcp.flags == TCPHDR_SYN);
+    // tcp_ack has been through, and the retransmission timer is gone.
+    d.client.tp().snd_una = d.client.tp().snd_nxt;
+    sk_stop_timer(d.client.sk());
+    repair();
+    REQUIRE(d.client.state() == TCP_CLOSE);
+    REQUIRE(d.client.error() == ECONNRESET);
+}
