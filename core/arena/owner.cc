@@ -136,6 +136,11 @@ void process_exec(bool begins) {
     p.exec_since.store(begins ? static_cast<u32>(ts.tv_sec) + 1 : 0);
 }
 
+bool proc_is_execing(proc_id id) {
+    const u32 slot = proc_slot_of(id);
+    return slot && slot <= max_processes && the_arena.header->processes[slot].exec_since.load();
+}
+
 bool process_execing() {
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         const process_slot& p = the_arena.header->processes[slot];

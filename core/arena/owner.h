@@ -31,6 +31,7 @@ proc_id proc_of_slot(u32 slot);
 // Marks the calling process as being in execve, or no longer. Is anybody?
 void process_exec(bool begins);
 bool process_execing();
+bool proc_is_execing(proc_id id);
 // Any live process but this one?
 bool proc_any_alive();
 

@@ -6,6 +6,7 @@
 
 #include "core/arena/arena.h"
 #include "core/arena/internal_fd.h"
+#include "core/arena/owner.h"
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
 
@@ -173,6 +174,14 @@ bool socket_unaccounted(const socket& sock) {
         if (h.load()) return false;
     }
     return true;
+}
+
+bool socket_vouched(const socket& sock) {
+    for (const a32& h : sock.holders) {
+        const proc_id id = h.load();
+        if (id && !proc_is_execing(id)) return true;
+    }
+    return false;
 }
 
 bool carrier_held(const socket& sock) {

@@ -27,6 +27,9 @@ int carrier_lock(socket& sock, int fd);
 void socket_hold(socket& sock);
 void socket_unhold(socket& sock, proc_id who);
 bool socket_unaccounted(const socket& sock);
+// Some process that holds it lets go of it itself (it does not become another program just now): nobody else
+// may take what that process is about to put.
+bool socket_vouched(const socket& sock);
 // Does anybody hold the socket's heartbeat lock?
 bool carrier_held(const socket& sock);
 

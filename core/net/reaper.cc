@@ -44,7 +44,8 @@ void release_sockets_of(proc_id dead) {
         u64 holder = s.holder.load();
         const u64 claimed = holder & holder_claimed;
         if ((s.flags.load() & SOCKF_SHARED) && !claimed) {
-            if (!carrier_held(s) && socket_claim_shared(s, h)) sock_release(s);
+            if (!socket_vouched(s) && !carrier_held(s) && socket_claim_shared(s, h))
+                sock_release(s);
             return;
         }
         if (holder == (holder_word(h, dead) | claimed) &&
@@ -92,12 +93,10 @@ bool sockets_unaccounted() {
 
 int release_unheld_sockets() {
     const exiting_scope exiting;
-    // Whom we know as a holder lets go himself when he is ready to, unless he became another program.
-    const bool execing = process_execing();
     int released = 0;
     for_each_socket([&](socket& s, handle<socket> h) {
-        if (!(s.flags.load() & SOCKF_SHARED) || !(execing || socket_unaccounted(s))) return;
-        if (!carrier_held(s) && socket_claim_shared(s, h)) {
+        if (!(s.flags.load() & SOCKF_SHARED) || (s.holder.load() & holder_claimed)) return;
+        if (!socket_vouched(s) && !carrier_held(s) && socket_claim_shared(s, h)) {
             sock_release(s);
             ++released;
         }
