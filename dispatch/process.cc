@@ -6,8 +6,10 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
+#include "core/arena/admission.h"
 #include "core/arena/arena.h"
 #include "core/arena/owner.h"
+#include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
@@ -26,6 +28,8 @@ namespace {
 constinit a32 prepared{0};
 constinit u32 process_pid = 0;
 constinit a32 memory_is_shared{0};
+constinit a32 shut_out{0};
+constinit a32 shut_out_said{0};
 
 void share_all() {
     fd_table_for_each(
@@ -140,6 +144,31 @@ void process_before_spawn() {
     share_all();
     note_epolls();
 }
+
+// Handlers of the program wait: one that changed credentials too would meet its own thread here.
+identity_change process_before_identity(const u32* users, u32 count) {
+    if (prepared.load() != 2 || !own_pid()) return {0, false};
+    critical_enter();
+    for (u32 i = 0; i < count; ++i) {
+        // What cannot be done is seen afterwards, if the call is allowed at all.
+        if (users[i] != ~0u) static_cast<void>(arena_admit(users[i]));
+    }
+    return {timer_thread_hold(), true};
+}
+
+void process_after_identity(identity_change change) {
+    if (!change.under_way) return;
+    const bool out = !arena_accessible();
+    shut_out.store(out);
+    if (out && !shut_out_said.exchange(1)) {
+        notice("%s: no ACLs, so user %u cannot be admitted; new sockets go to the kernel",
+               arena_directory(), static_cast<u32>(raw_syscall(SYS_geteuid)));
+    }
+    timer_thread_release(change.thread, !out);
+    critical_leave();
+}
+
+bool process_shut_out() { return shut_out.load_relaxed() != 0; }
 
 void process_exit() {
     if (prepared.load() != 2 || !own_pid()) return;

@@ -9,6 +9,17 @@ namespace sockshim {
 int process_attach();
 extern void (*on_attach)();
 
+// Around a call that changes the process's credentials or root: the users that it becomes are admitted to the
+// network while it may still do that, and the background thread changes with it. ~0: no user.
+struct identity_change {
+    u32 thread; // what timer_thread_hold said
+    bool under_way;
+};
+identity_change process_before_identity(const u32* users, u32 count);
+void process_after_identity(identity_change change);
+// The process has become a user who is not admitted: it can open no file of the network any more.
+bool process_shut_out();
+
 // The process is about to end: closes what the kernel would close, so that peers see it now and
 // ports are free at once, rather than when a reaper comes by.
 void process_exit();

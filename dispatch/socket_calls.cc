@@ -62,7 +62,7 @@ long sys_socket(int family, int type, int protocol) {
     const int flags = type & ~SOCK_TYPE_MASK;
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
     type &= SOCK_TYPE_MASK;
-    if (!net_family_known(family) || process_attach()) return SYS_NOT_OURS;
+    if (!net_family_known(family) || process_attach() || process_shut_out()) return SYS_NOT_OURS;
     socket* sock = nullptr;
     const int err = __sock_create(family, type, protocol, &sock);
     if (err) return kernel_may_know(err) ? SYS_NOT_OURS : err;
@@ -75,7 +75,7 @@ long sys_socketpair(int family, int type, int protocol, int* usockvec) {
     const int flags = type & ~SOCK_TYPE_MASK;
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
     type &= SOCK_TYPE_MASK;
-    if (!net_family_known(family) || process_attach()) return SYS_NOT_OURS;
+    if (!net_family_known(family) || process_attach() || process_shut_out()) return SYS_NOT_OURS;
     // Linux stores the numbers before it makes the sockets.
     int fds[2] = {-1, -1};
     if (copy_from_user(fds, usockvec, sizeof fds) || copy_to_user(usockvec, fds, sizeof fds)) {

@@ -7,6 +7,7 @@
 #include "core/base/raw_syscall.h"
 #include "core/sync/uaccess.h"
 #include "preload/wrap.h"
+#include "preload/wrap_identity.h"
 
 #include <linux/net.h> // after ours: it has macros named like Linux's constants in sock.h
 
@@ -363,6 +364,20 @@ long exec_like(const call_words& c) {
                          c.ptr<char* const>(3), c.fd(4));
 }
 
+// The kernel's own calls, which change the calling thread alone. The background thread goes with it.
+long identity_like(const call_words& c) {
+    const auto call = [&] { return to_libc(c); };
+    if (!process_active.load() || in_vfork_child()) return call();
+    const u32 first = c.flags(0);
+    switch (c.nr) {
+    case SYS_setuid:
+    case SYS_setfsuid: return identity_changing({first}, call);
+    case SYS_setreuid: return identity_changing({first, c.flags(1)}, call);
+    case SYS_setresuid: return identity_changing({first, c.flags(1), c.flags(2)}, call);
+    default: return identity_changing({}, call);
+    }
+}
+
 } // namespace
 
 extern "C" long sockshim_syscall(long nr, long a, long b, long c, long d, long e, long f) {
@@ -387,6 +402,17 @@ extern "C" long sockshim_syscall(long nr, long a, long b, long c, long d, long e
         case SYS_execve:
         case SYS_execveat: return exec_like(call);
         case SYS_exit_group: wrap__exit(static_cast<int>(a));
+        case SYS_setuid:
+        case SYS_setreuid:
+        case SYS_setresuid:
+        case SYS_setfsuid:
+        case SYS_setgid:
+        case SYS_setregid:
+        case SYS_setresgid:
+        case SYS_setfsgid:
+        case SYS_setgroups:
+        case SYS_capset:
+        case SYS_chroot: return identity_like(call);
         case SYS_io_uring_setup:
             // Its operations would pass us by; programs fall back when it is missing.
             if (process_active.load()) return finish(-ENOSYS);

@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include "core/arena/admission.h"
 #include "core/arena/extent.h"
 #include "core/arena/internal_fd.h"
 #include "core/arena/private.h"
@@ -20,6 +21,9 @@
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
+#endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2
 #endif
 
 namespace sockshim {
@@ -99,6 +103,11 @@ bool header_fits(u64 netns) {
            h.ready.load() == 1;
 }
 
+// Nobody's but the owner's, and theirs whom a process of the network has admitted.
+bool is_private(long dir, u32 mode) {
+    return !(mode & 07) && (!(mode & 070) || admission_is_acl(dir));
+}
+
 // The directory /<dir>/sockshim-<uid>/<net>-<netns>-<layout>, made if need be, the user's own, 0700.
 long open_directory(u64 netns) {
     const unsigned uid = static_cast<unsigned>(raw_syscall(SYS_geteuid));
@@ -135,7 +144,7 @@ long open_directory(u64 netns) {
     if (fd < 0) return fd;
     struct stat st {};
     long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
-    if (r == 0 && (st.st_uid != uid || (st.st_mode & 077))) r = -EPERM;
+    if (r == 0 && (st.st_uid != uid || !is_private(fd, st.st_mode))) r = -EPERM;
     if (r < 0) {
         raw_syscall(SYS_close, fd);
         return r;
@@ -191,6 +200,7 @@ int join_or_create(long dir, u64 netns) {
         return static_cast<int>(fd);
     }
     clear_directory(dir);
+    admission_revoke(dir);
     raw_syscall(SYS_unlinkat, dir, ptr_arg("arena.new"), 0);
     fd = raw_syscall(SYS_openat, dir, ptr_arg("arena.new"),
                      O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -352,7 +362,23 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 
 static constinit thread_local int own_directory_plus_1 = 0;
 
-void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
+int arena_own_table() {
+    // Up to the directory the table is copied and then emptied; what lies above is not even copied.
+    const int kept = internal_fd_number(directory);
+    long r = raw_syscall(SYS_close_range, kept + 1, ~0u, CLOSE_RANGE_UNSHARE);
+    if (r < 0) return static_cast<int>(r);
+    int dir = internal_fd_number(directory); // the program may have replaced it meanwhile
+    if (dir != kept) dir = -1;
+    if (kept > 0) raw_syscall(SYS_close_range, 0, kept - (dir >= 0));
+    if (dir < 0) {
+        r = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(directory_path),
+                        O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+        if (r < 0) return static_cast<int>(r);
+        dir = static_cast<int>(r);
+    }
+    own_directory_plus_1 = dir + 1;
+    return 0;
+}
 
 int arena_openat(const char* name, int flags, int mode) {
     if (own_directory_plus_1) {

@@ -49,8 +49,8 @@ hash_area* arena_hash_area();
 // Opens / makes a file below the network's directory; O_NOFOLLOW always. 0 or more, else -errno.
 // Without O_CLOEXEC in flags the descriptor survives execve.
 int arena_openat(const char* name, int flags, int mode);
-// For a thread with a descriptor table of its own: `fd` is the directory there.
-void arena_use_own_directory(int fd);
+// Gives the calling thread a descriptor table of its own, with nothing in it but the directory. 0 or -errno.
+int arena_own_table();
 // Path of the network's directory; empty before arena_attach.
 const char* arena_directory();
 // Bytes of the cells that are in use (not free), payload extents included.

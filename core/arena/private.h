@@ -11,8 +11,8 @@ inline constexpr u64 arena_magic = 0x316d696873636f73; // "soschim1"
 struct arena_header {
     u64 magic;
     u64 layout_hash;
-    a32 ready; // 1 once the creator is done
-    u32 reserved;
+    a32 ready;    // 1 once the creator is done
+    a32 admitted; // 1: others than the owner use the files too (admission.h)
     u64 netns_inode;
     u64 boot_id;
     a64 max_bytes;       // commit no more than this

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#include "core/arena/admission.h"
 #include "core/arena/arena.h"
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
@@ -43,9 +44,9 @@ long open_bell(const char* name, int flags) {
 }
 
 long make_bell(const char* name) {
-    const long dir = test_directory ? raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(test_directory),
-                                                  O_PATH | O_DIRECTORY | O_CLOEXEC, 0)
-                                    : arena_openat(".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    if (!test_directory) return arena_make_fifo(name);
+    const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(test_directory),
+                                 O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     if (dir < 0) return dir;
     const long r = raw_syscall(SYS_mknodat, dir, ptr_arg(name), S_IFIFO | 0600, 0);
     raw_syscall(SYS_close, dir);

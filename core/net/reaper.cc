@@ -182,12 +182,15 @@ void bury(sock& sk, remains what) {
 }
 
 // As for cells: what looks lost at two sweeps is lost, what is only on its way is not seen twice.
+struct sighting {
+    u32 gen;
+    remains what;
+};
+sighting* socks_seen;
+
 void sweep_socks() {
-    struct sighting {
-        u32 gen;
-        remains what;
-    };
-    static sighting* seen = map_zeroed<sighting>(max_sockets);
+    if (!socks_seen) socks_seen = map_zeroed<sighting>(max_sockets);
+    sighting* const seen = socks_seen;
     if (!seen) return;
     const exiting_scope exiting;
     const u32 n = cells_committed(REGION_SOCK);
@@ -206,6 +209,18 @@ void sweep_socks() {
 }
 
 } // namespace
+
+void sweep_forget() {
+    for (u32 r = 0; r < REGION_COUNT; ++r) {
+        if (!last_seen[r]) continue;
+        raw_syscall(SYS_madvise, ptr_arg(last_seen[r]),
+                    static_cast<long>(region_shapes[r].max_cells * sizeof(u32)), MADV_DONTNEED);
+    }
+    if (socks_seen) {
+        raw_syscall(SYS_madvise, ptr_arg(socks_seen), max_sockets * sizeof *socks_seen,
+                    MADV_DONTNEED);
+    }
+}
 
 void sweep_unreferenced() {
     for (u32 r = 0; r < REGION_COUNT; ++r) {

@@ -15,6 +15,8 @@ bool socket_claim_shared(socket& s, handle<socket> h);
 // Frees published cells that nothing refers to any more (a process died between unlinking and
 // freeing). Two sightings are needed, so what is only passing by survives.
 void sweep_unreferenced();
+// What an earlier duty of this process saw, or its parent's, counts no more.
+void sweep_forget();
 // While it exists, closing on this thread does not linger: nobody waits for the dead.
 struct exiting_scope {
     exiting_scope() { current_exiting = true; }

@@ -1,9 +1,13 @@
 // The background thread and the duty. See timer.h.
 //
 // The thread has a descriptor table of its own (close_range with CLOSE_RANGE_UNSHARE), empty at first:
-// what it opens is invisible to the program and survives a daemon that closes everything. It waits for
-// a POSIX record lock on the file "duty"; the kernel gives that lock to the next process when its
-// holder dies, and fork does not inherit it. Whoever has it watches all processes by pidfd.
+// what it opens is invisible to the program and survives a daemon that closes everything. The duty is
+// a POSIX record lock on the file "duty"; the kernel takes it from who dies, and fork does not inherit it.
+// Whoever has it watches all processes by pidfd.
+//
+// Who waits for the duty does not wait for the lock (that could not be called off without a signal) but
+// for the end of all writers of the FIFO "duty.alive", which whoever is on duty keeps open, or for somebody
+// to open "duty.call" for writing, which is how a process calls its thread back.
 #include "core/net/timer.h"
 
 #include <cerrno>
@@ -13,18 +17,16 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "core/arena/admission.h"
 #include "core/arena/arena.h"
 #include "core/arena/owner.h"
 #include "core/arena/timer_map.h"
+#include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_connection_sock.h"
 #include "core/net/proto.h"
 #include "core/net/reaper.h"
 #include "core/sync/background.h"
-
-#ifndef CLOSE_RANGE_UNSHARE
-#define CLOSE_RANGE_UNSHARE 2
-#endif
 
 namespace sockshim {
 
@@ -32,7 +34,13 @@ constinit a32 timer_thread_state{0};
 
 namespace {
 
+constinit a32 called_back{0}; // the thread is to end
+
 constexpr char bell_name[] = "duty.bell";
+constexpr char alive_name[] = "duty.alive";
+constexpr char call_name[] = "duty.call";
+constexpr i64 call_again_us = 10000;
+constexpr u32 calls = 500;
 constexpr u64 sweep_every_us = 1000000;
 // After a death, so many looks at what nothing refers to, the first so long after it, each next one
 // after twice that: a request that the dead left behind takes seconds to be given up.
@@ -137,6 +145,10 @@ void run_timers(u64 now) {
     }
 }
 
+constexpr timespec to_timespec(u64 us) {
+    return {static_cast<time_t>(us / 1000000), static_cast<long>(us % 1000000 * 1000)};
+}
+
 // Who is watched: one pidfd per process slot.
 struct watch {
     proc_id id;
@@ -216,13 +228,22 @@ bool sweep_minisocks(u64 now) {
     return any;
 }
 
+// The arrays may be there from an earlier duty of this process, or of its parent.
+bool begin_duty(duty_state& d) {
+    if (!d.watches) d.watches = map_array<watch>(max_processes);
+    if (!d.polls) d.polls = map_array<pollfd>(max_processes + 1);
+    if (!heap.entries) heap.entries = map_array<heap_entry>(heap_capacity);
+    if (!heap.queued) heap.queued = map_array<u64>(max_sockets);
+    if (!d.watches || !d.polls || !heap.entries || !heap.queued) return false;
+    d.count = heap.count = 0;
+    raw_syscall(SYS_madvise, ptr_arg(heap.queued), max_sockets * sizeof(u64), MADV_DONTNEED);
+    sweep_forget();
+    return true;
+}
+
 void on_duty(int bell) {
     static duty_state d;
-    d.watches = map_array<watch>(max_processes);
-    d.polls = map_array<pollfd>(max_processes + 1);
-    heap.entries = map_array<heap_entry>(heap_capacity);
-    heap.queued = map_array<u64>(max_sockets);
-    if (!d.watches || !d.polls || !heap.entries || !heap.queued) return;
+    if (!begin_duty(d)) return;
 
     timer_duty& duty = arena_timer_duty();
     duty.rung.store(0);
@@ -232,7 +253,7 @@ void on_duty(int bell) {
     u32 sweeps =
         sweeps_after_death; // the last one on duty may have died in the middle of something
     bool processes = true, unaccounted = false;
-    for (;;) {
+    while (!called_back.load()) {
         u64 now = monotonic_us();
         // Who rang may have been killed before the byte was written.
         if (duty.rung.load()) {
@@ -285,11 +306,8 @@ void on_duty(int bell) {
 
         d.polls[0] = {bell, POLLIN, 0};
         for (u32 i = 0; i < d.count; ++i) d.polls[i + 1] = {d.watches[i].fd, POLLIN, 0};
-        timespec ts{};
         now = monotonic_us();
-        const u64 nap = wake > now ? wake - now : 0;
-        ts.tv_sec = static_cast<time_t>(nap / 1000000);
-        ts.tv_nsec = static_cast<long>(nap % 1000000 * 1000);
+        const timespec ts = to_timespec(wake > now ? wake - now : 0);
         const u32 n = d.count + 1;
         const long got =
             raw_syscall(SYS_ppoll, ptr_arg(d.polls), n, wake == ~u64{0} ? 0 : ptr_arg(&ts), 0, 8);
@@ -314,24 +332,59 @@ void on_duty(int bell) {
     }
 }
 
-void thread_main() {
-    // Only now is the table this thread's own; until here it was the program's.
-    if (raw_syscall(SYS_close_range, 0, ~0u, CLOSE_RANGE_UNSHARE) < 0) return;
-    raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
-    const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(arena_directory()),
-                                 O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-    arena_use_own_directory(static_cast<int>(dir));
-    const long lock_fd =
-        raw_syscall(SYS_openat, dir, ptr_arg("duty"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (lock_fd < 0) return;
-    struct flock lock {};
-    lock.l_type = F_WRLCK;
-    while (raw_syscall(SYS_fcntl, lock_fd, F_SETLKW, ptr_arg(&lock)) < 0) {
+int open_fifo(const char* name, int flags) {
+    return arena_openat(name, flags | O_NONBLOCK | O_CLOEXEC, 0);
+}
+
+int have_fifo(const char* name, int flags) {
+    const int fd = open_fifo(name, flags);
+    if (fd != -ENOENT) return fd;
+    arena_make_fifo(name);
+    return open_fifo(name, flags);
+}
+
+// True when the duty is this thread's, false when it was called back.
+bool wait_for_duty(int lock_fd) {
+    int alive = -1, call = -1;
+    for (u64 pause_us = 0;;) {
+        // Anew each time: what was called is over for this reader. Then look; who calls comes later.
+        raw_syscall(SYS_close, call);
+        call = have_fifo(call_name, O_RDONLY);
+        if (called_back.load()) return false;
+        // A writer before he has the lock: so there is no holder whose end would not be noticed, and
+        // one before there is a reader, who else would not notice either.
+        const int writer = have_fifo(alive_name, O_RDWR);
+        struct flock lock {};
+        lock.l_type = F_WRLCK;
+        if (raw_syscall(SYS_fcntl, lock_fd, F_SETLK, ptr_arg(&lock)) == 0) {
+            raw_syscall(SYS_close, alive);
+            raw_syscall(SYS_close, call);
+            return true;
+        }
+        raw_syscall(SYS_close, alive);
+        alive = open_fifo(alive_name, O_RDONLY);
+        raw_syscall(SYS_close, writer);
+        pollfd waits[2] = {{call, 0, 0}, {alive, 0, 0}};
+        // Should whoever is on duty have no descriptor for it, its end would seem to be seen all the time.
+        const u64 began = monotonic_us();
+        const timespec pause = to_timespec(pause_us), poor{1, 0};
+        raw_syscall(SYS_ppoll, ptr_arg(waits), 1, ptr_arg(&pause), 0, 8);
+        raw_syscall(SYS_ppoll, ptr_arg(waits), 2, alive < 0 || call < 0 ? ptr_arg(&poor) : 0, 0, 8);
+        const u64 next = min_of<u64>(2 * pause_us + 1000, 1000000);
+        pause_us = monotonic_us() - began < next ? next : 0;
     }
-    raw_syscall(SYS_mknodat, dir, ptr_arg(bell_name), S_IFIFO | 0600, 0);
-    const long bell =
-        raw_syscall(SYS_openat, dir, ptr_arg(bell_name), O_RDWR | O_NONBLOCK | O_CLOEXEC, 0);
-    on_duty(static_cast<int>(bell));
+}
+
+void thread_main() {
+    if (arena_own_table()) return;
+    raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
+    const int lock_fd = arena_make("duty", O_RDWR | O_CLOEXEC);
+    if (lock_fd < 0) return;
+    if (wait_for_duty(lock_fd)) {
+        on_duty(have_fifo(bell_name, O_RDWR));
+    }
+    // Before whoever called can go on: the thread's table may outlive its stack.
+    raw_syscall(SYS_close, lock_fd);
 }
 
 void ring_bell() {
@@ -344,7 +397,7 @@ void ring_bell() {
     u32 seen = duty.rung.load();
     if (seen && now - seen < believed_ms) return;
     if (!duty.rung.cas(seen, now)) return;
-    const int fd = arena_openat(bell_name, O_WRONLY | O_NONBLOCK | O_CLOEXEC, 0);
+    const int fd = open_fifo(bell_name, O_WRONLY);
     if (fd < 0) {
         duty.rung.store(0);
         return; // nobody on duty yet: the next one looks at everything
@@ -353,18 +406,60 @@ void ring_bell() {
     raw_syscall(SYS_close, fd);
 }
 
+// Whether it is on duty or waits for it, now or in a moment: so both, and again.
+void call_back() {
+    called_back.store(1);
+    full_fence();
+    for (u32 tries = 0; tries < calls; ++tries) {
+        raw_syscall(SYS_close, open_fifo(call_name, O_WRONLY));
+        if (const int bell = open_fifo(bell_name, O_WRONLY); bell >= 0) {
+            raw_syscall(SYS_write, bell, ptr_arg("!"), 1);
+            raw_syscall(SYS_close, bell);
+        }
+        if (background_join(call_again_us)) return;
+    }
+    notice("the background thread does not end; it keeps its credentials until it does");
+}
+
 } // namespace
 
 void timer_thread_start() {
-    u32 seen = timer_thread_state.load();
-    if (seen == TIMER_RUNNING || !arena_directory()[0]) return;
-    if (!timer_thread_state.cas(seen, TIMER_RUNNING)) return;
-    if (!background_thread(thread_main)) timer_thread_state.store(TIMER_WANTED);
-    timer_kick_processes();
+    if (!arena_directory()[0]) return;
+    u32 seen;
+    do {
+        while ((seen = timer_thread_state.load()) == TIMER_HELD) raw_syscall(SYS_sched_yield);
+        if (seen == TIMER_RUNNING) return;
+    } while (!timer_thread_state.cas(seen, TIMER_RUNNING));
+    if (background_join(0)) {
+        called_back.store(0);
+        if (background_thread(thread_main)) {
+            timer_kick_processes();
+            return;
+        }
+    }
+    timer_thread_state.store(TIMER_WANTED);
 }
 
 void timer_thread_forked() {
-    if (timer_thread_state.load() == TIMER_RUNNING) timer_thread_state.store(TIMER_WANTED);
+    background_forked();
+    if (timer_thread_state.load() != TIMER_IDLE) timer_thread_state.store(TIMER_WANTED);
+}
+
+u32 timer_thread_hold() {
+    for (;;) {
+        u32 seen = timer_thread_state.load();
+        if (seen == TIMER_HELD || !timer_thread_state.cas(seen, TIMER_HELD)) {
+            raw_syscall(SYS_sched_yield);
+            continue;
+        }
+        if (seen == TIMER_RUNNING) call_back();
+        return seen;
+    }
+}
+
+void timer_thread_release(u32 former, bool start) {
+    timer_thread_state.store(former == TIMER_RUNNING ? TIMER_WANTED : former);
+    if (start && former != TIMER_IDLE) timer_thread_start();
 }
 
 void timer_kick(u64 deadline_us) {

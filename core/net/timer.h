@@ -13,12 +13,17 @@ namespace sockshim {
 inline constexpr u32 TIMER_IDLE = 0;   // no socket of ours has needed it
 inline constexpr u32 TIMER_WANTED = 1; // needed, not running (a forked child)
 inline constexpr u32 TIMER_RUNNING = 2;
+inline constexpr u32 TIMER_HELD = 3; // the process changes its credentials
 extern a32 timer_thread_state;
 
 // Called when a socket is first bound, connected or listening.
 void timer_thread_start();
 // In a forked child: threads do not survive fork. The next lookup of a socket starts it again.
 void timer_thread_forked();
+// Around a change of the process's credentials, which the thread would not take part in: it ends, and another
+// one begins with those of the calling thread. The duty passes on meanwhile.
+u32 timer_thread_hold();
+void timer_thread_release(u32 former, bool start);
 // Something with a deadline at `deadline_us` was armed: wake the duty thread if it sleeps past that.
 void timer_kick(u64 deadline_us);
 // The duty thread must look at the processes: one joined, one is about to exec.

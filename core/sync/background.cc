@@ -1,5 +1,6 @@
 #include "core/sync/background.h"
 
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <link.h>
@@ -8,6 +9,7 @@
 
 #include "core/base/raw_syscall.h"
 #include "core/base/types.h"
+#include "core/sync/futex.h"
 
 namespace sockshim {
 namespace {
@@ -15,6 +17,16 @@ namespace {
 constexpr u64 stack_bytes = 256 * 1024;
 constexpr u64 tcb_bytes = 1024; // at and above the thread pointer: libc's head of struct pthread
 constexpr u64 tls_limit = 1 << 20;
+
+// The thread there is, and its memory.
+constinit a32 thread_tid{0};
+constinit u8* memory = nullptr;
+constinit u64 memory_bytes = 0;
+
+void free_memory() {
+    if (memory) raw_syscall(SYS_munmap, ptr_arg(memory), static_cast<long>(memory_bytes));
+    memory = nullptr;
+}
 
 // Where the calling thread's static TLS lies, ours and everybody's.
 struct tls_layout {
@@ -64,13 +76,13 @@ u8* map_pages(u64 bytes) {
     return p < 0 && p > -4096 ? nullptr : reinterpret_cast<u8*>(p);
 }
 
-// clone(flags, stack, 0, tls) as each processor orders it; the new thread calls main and exits.
-long clone_thread(unsigned long flags, u8* stack_top, u8* tls, void (*main)()) {
+// clone(flags, stack, tid, tid, tls) as each processor orders it; the new thread calls main and exits.
+long clone_thread(unsigned long flags, u8* stack_top, a32* tid, u8* tls, void (*main)()) {
     auto** const top = reinterpret_cast<void (**)()>(stack_top - 16);
     *top = main;
 #if defined(__x86_64__)
     long ret;
-    register long r10 asm("r10") = 0;
+    register a32* r10 asm("r10") = tid;
     register u8* r8 asm("r8") = tls;
     asm volatile("syscall\n\t"
                  "test %%rax, %%rax\n\t"
@@ -83,16 +95,16 @@ long clone_thread(unsigned long flags, u8* stack_top, u8* tls, void (*main)()) {
                  "syscall\n\t"
                  "1:"
                  : "=a"(ret)
-                 : "a"(SYS_clone), "D"(flags), "S"(top), "d"(0), "r"(r10), "r"(r8)
+                 : "a"(SYS_clone), "D"(flags), "S"(top), "d"(tid), "r"(r10), "r"(r8)
                  : "rcx", "r11", "memory", "cc");
     return ret;
 #else
     register long x8 asm("x8") = SYS_clone;
     register long x0 asm("x0") = static_cast<long>(flags);
     register void* x1 asm("x1") = top;
-    register long x2 asm("x2") = 0;
+    register a32* x2 asm("x2") = tid;
     register u8* x3 asm("x3") = tls;
-    register long x4 asm("x4") = 0;
+    register a32* x4 asm("x4") = tid;
     asm volatile("svc 0\n\t"
                  "cbnz x0, 1f\n\t"
                  "mov x29, xzr\n\t"
@@ -112,6 +124,7 @@ long clone_thread(unsigned long flags, u8* stack_top, u8* tls, void (*main)()) {
 } // namespace
 
 bool background_thread(void (*main)()) {
+    if (!background_join(0)) return false;
     auto* const tp = static_cast<u8*>(__builtin_thread_pointer());
     tls_layout layout{tp, tp + tcb_bytes, nullptr, nullptr, 0};
     dl_iterate_phdr(look_at_module, &layout);
@@ -120,6 +133,8 @@ bool background_thread(void (*main)()) {
     const u64 whole = stack_bytes + below + above;
     u8* const base = layout.own ? map_pages(whole) : nullptr;
     if (!base) return false;
+    memory = base;
+    memory_bytes = whole;
     raw_syscall(SYS_mprotect, ptr_arg(base), 4096, PROT_NONE); // the stack's guard
     // Zeroed but for our own initialised variables and the head of the thread's control block, which
     // points to itself and holds the stack protector's canary. Everybody else's are never looked at.
@@ -137,12 +152,29 @@ bool background_thread(void (*main)()) {
     u64 old = 0;
     raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&all), ptr_arg(&old), sizeof all);
     const unsigned long flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
-                                CLONE_SYSVSEM | CLONE_SETTLS;
-    const long tid = clone_thread(flags, base + stack_bytes, new_tp, main);
+                                CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT_SETTID |
+                                CLONE_CHILD_CLEARTID;
+    const long tid = clone_thread(flags, base + stack_bytes, &thread_tid, new_tp, main);
     raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&old), 0, sizeof old);
     if (tid > 0) return true;
-    raw_syscall(SYS_munmap, ptr_arg(base), static_cast<long>(whole));
+    free_memory();
     return false;
+}
+
+// The kernel clears the word when the thread will not use its stack again, and wakes us.
+bool background_join(i64 timeout_us) {
+    while (const u32 tid = thread_tid.load()) {
+        if (timeout_us == 0 || futex_wait(thread_tid, tid, timeout_us) == -ETIMEDOUT) {
+            return thread_tid.load() == 0;
+        }
+    }
+    free_memory();
+    return true;
+}
+
+void background_forked() {
+    thread_tid.store(0);
+    free_memory();
 }
 
 } // namespace sockshim

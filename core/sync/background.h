@@ -6,11 +6,16 @@
 // the thread is made by clone, with a TLS block of its own, and may call nothing of libc but memory
 // functions and what reads the clock.
 #pragma once
+#include "core/base/types.h"
 
 namespace sockshim {
 
 // Runs main() on a new kernel thread with all signals blocked; the thread ends when it returns. False
-// when there is no memory or no thread to be had.
+// when there is no memory or no thread to be had, or the last one has not ended.
 bool background_thread(void (*main)());
+// Waits for its end, so long at most; then its memory is free, and another may be started. True: there is none.
+bool background_join(i64 timeout_us);
+// In a forked child, where the thread is not.
+void background_forked();
 
 } // namespace sockshim

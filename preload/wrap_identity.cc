@@ -1,0 +1,78 @@
+// Giving up privileges, and root directories. The calls are libc's; what we need of the file system, and a
+// thread that libc does not know of, come along (process_before_identity).
+#include <initializer_list>
+#include <sys/types.h>
+
+#include "dispatch/process.h"
+#include "preload/wrap.h"
+#include "preload/wrap_identity.h"
+
+using namespace sockshim;
+
+namespace {
+
+template <class Call>
+[[gnu::always_inline]] inline auto change(std::initializer_list<u32> users, Call call) {
+    if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || in_vfork_child()) return call();
+    return identity_changing(users, call);
+}
+
+} // namespace
+
+SOCKSHIM_WRAP(int, setuid, (uid_t user)) {
+    return change({user}, [=] { return real::setuid(user); });
+}
+
+SOCKSHIM_WRAP(int, seteuid, (uid_t user)) {
+    return change({user}, [=] { return real::seteuid(user); });
+}
+
+SOCKSHIM_WRAP(int, setreuid, (uid_t real, uid_t effective)) {
+    return change({real, effective}, [=] { return real::setreuid(real, effective); });
+}
+
+SOCKSHIM_WRAP(int, setresuid, (uid_t real, uid_t effective, uid_t saved)) {
+    return change({real, effective, saved},
+                  [=] { return real::setresuid(real, effective, saved); });
+}
+
+SOCKSHIM_WRAP(int, setfsuid, (uid_t user)) {
+    return change({user}, [=] { return real::setfsuid(user); });
+}
+
+SOCKSHIM_WRAP(int, setgid, (gid_t group)) {
+    return change({}, [=] { return real::setgid(group); });
+}
+
+SOCKSHIM_WRAP(int, setegid, (gid_t group)) {
+    return change({}, [=] { return real::setegid(group); });
+}
+
+SOCKSHIM_WRAP(int, setregid, (gid_t real, gid_t effective)) {
+    return change({}, [=] { return real::setregid(real, effective); });
+}
+
+SOCKSHIM_WRAP(int, setresgid, (gid_t real, gid_t effective, gid_t saved)) {
+    return change({}, [=] { return real::setresgid(real, effective, saved); });
+}
+
+SOCKSHIM_WRAP(int, setfsgid, (gid_t group)) {
+    return change({}, [=] { return real::setfsgid(group); });
+}
+
+SOCKSHIM_WRAP(int, setgroups, (size_t n, const gid_t* groups)) {
+    return change({}, [=] { return real::setgroups(n, groups); });
+}
+
+SOCKSHIM_WRAP(int, initgroups, (const char* user, gid_t group)) {
+    return change({}, [=] { return real::initgroups(user, group); });
+}
+
+SOCKSHIM_WRAP(int, capset, (void* header, const void* data)) {
+    return change({}, [=] { return real::capset(header, data); });
+}
+
+// Threads may have roots of their own (unshare), so that one changes like the credentials do.
+SOCKSHIM_WRAP(int, chroot, (const char* path)) {
+    return change({}, [=] { return real::chroot(path); });
+}
