@@ -4,7 +4,8 @@ preload, ports that nobody else has, a watchdog on every wait, and cleaning up.
 A test file has cases (@case, called with a World) and guests (@guest, functions that run in a process of
 their own: World.guest). main() runs all cases, or those whose names are given, and exits 0, 1 or, when
 every one of them was skipped, 77. SOCKSHIM_LIB names the library. With SHIMTEST_NATIVE=1 nothing is preloaded
-and what is claimed of the shim alone is not asked: that checks the tests themselves.
+and what is claimed of the shim alone is not asked: that checks the tests themselves. SHIMTEST_TRACE names a
+directory for the traces of all preloaded programs (scripts/gen_programs_doc).
 
 No case asserts that something is fast; waits end by PATIENCE seconds, which only a hang reaches.
 """
@@ -14,6 +15,7 @@ import tempfile, threading, time, traceback
 PATIENCE = float(os.environ.get("SHIMTEST_PATIENCE", "40"))
 NATIVE = os.environ.get("SHIMTEST_NATIVE") == "1"
 LIB = os.environ.get("SOCKSHIM_LIB", "")
+TRACE = os.environ.get("SHIMTEST_TRACE", "")
 PYTHON = "/usr/bin/python3" if os.access("/usr/bin/python3", os.X_OK) else sys.executable
 LOOPBACK = "127.0.0.1"
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -314,6 +316,8 @@ class World:
         self.name = name
         self.lib = LIB
         self.env = {}  # for every preloaded program
+        if TRACE:
+            self.env = {"SOCKSHIM_TRACE": os.path.join(TRACE, name + ".%n.%p"), "SOCKSHIM_TRACE_RING": "0"}
         self.programs = []
         self.keep = False  # closed by whoever set it
         self.work = tempfile.mkdtemp(prefix="sockshim-test-")
