@@ -2,8 +2,6 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <dirent.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -15,6 +13,8 @@
 #include "dispatch/process.h"
 #include "dispatch/syscalls.h"
 #include "preload/cancel.h"
+#include "preload/exec_env.h"
+#include "preload/open_fds.h"
 #include "preload/signal.h"
 #include "preload/socket_stream.h"
 
@@ -60,36 +60,6 @@ void become_child() {
     signals_after_fork_child();
     cancel_after_fork_child();
     process_after_fork_child();
-}
-
-struct kernel_dirent {
-    u64 inode;
-    i64 next;
-    u16 length;
-    u8 type;
-    char name[];
-};
-
-void classify_open_descriptors() {
-    const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/proc/self/fd"),
-                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0) {
-        for (int fd = 0; fd < 256; ++fd) fd_classify(fd);
-        return;
-    }
-    alignas(8) char room[1024] = {};
-    long n;
-    while ((n = raw_syscall(SYS_getdents64, dir, ptr_arg(room), sizeof(room))) > 0) {
-        for (long at = 0; at < n;) {
-            const auto* const entry = reinterpret_cast<const kernel_dirent*>(room + at);
-            at += entry->length;
-            int fd = 0;
-            const char* p = entry->name;
-            while (*p >= '0' && *p <= '9') fd = fd * 10 + (*p++ - '0');
-            if (p != entry->name && *p == 0 && fd != dir && !fd_is_libc(fd)) fd_classify(fd);
-        }
-    }
-    raw_syscall(SYS_close, dir);
 }
 
 } // namespace
@@ -146,13 +116,16 @@ int fd_made(int fd) {
 void classify_inherited() {
     if (in_vfork_child() || inherited_known.exchange(1) || process_active.load()) return;
     const int saved_errno = errno;
-    classify_open_descriptors();
+    for_each_open_fd([](int fd) {
+        if (!fd_is_libc(fd)) fd_classify(fd);
+    });
     errno = saved_errno;
 }
 
 // A trace is asked for before any socket is: deaths by signal must be seen from the start.
 void process_at_load() {
     register_atfork();
+    exec_env_remember();
     on_attach = signals_activate;
     const char* const trace = getenv("SOCKSHIM_TRACE");
     if (trace && *trace) trace_start();

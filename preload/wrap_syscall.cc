@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/uaccess.h"
 #include "preload/wrap.h"
@@ -388,8 +389,9 @@ extern "C" long sockshim_syscall(long nr, long a, long b, long c, long d, long e
         case SYS_execveat: return exec_like(call);
         case SYS_exit_group: wrap__exit(static_cast<int>(a));
         case SYS_io_uring_setup:
-            // Its operations would pass us by; programs fall back when it is missing.
-            if (process_active.load()) return finish(-ENOSYS);
+            // Its operations would pass us by; programs fall back when it is missing. Also before the
+            // first socket of ours: rings stay.
+            if (!config().io_uring && !config().disable) return finish(-ENOSYS);
             break;
         default:
             if (!in_vfork_child()) r = on_others(call);
