@@ -13,6 +13,7 @@
 #include "dispatch/process.h"
 #include "dispatch/syscalls.h"
 #include "preload/cancel.h"
+#include "preload/catch.h"
 #include "preload/exec_env.h"
 #include "preload/open_fds.h"
 #include "preload/signal.h"
@@ -91,6 +92,7 @@ void fork_over_atfork(bool made) {
 }
 
 void fork_done_child(bool prepared) {
+    if (SOCKSHIM_UNLIKELY(catching)) catch_thread();
     if (!prepared) return;
     become_child();
     critical_leave();
@@ -104,7 +106,10 @@ void share_sockets() {
 
 void fork_noticed() {
     critical_enter();
-    if (fork_page->exchange(1) == 0) become_child();
+    if (fork_page->exchange(1) == 0) {
+        if (SOCKSHIM_UNLIKELY(catching)) catch_thread();
+        become_child();
+    }
     critical_leave();
 }
 
@@ -130,6 +135,7 @@ void process_at_load() {
     const char* const trace = getenv("SOCKSHIM_TRACE");
     if (trace && *trace) trace_start();
     if (trace_enabled || self_proc) signals_activate(); // attached before we came to be
+    if (getenv("SOCKSHIM_CATCH")) catch_start();
     for (int fd = 0; fd < 3; ++fd) {
         // Only a carrier is worth the look: a regular file, opened for reading only.
         if (!fd_is_libc(fd) && fd_classify(fd) == FD_SOCKET) standard_stream_check(fd);

@@ -41,6 +41,19 @@ def io_uring(w):
             same("with %s=1" % option, kernels, w.guest(setup_ring, when, env={option: "1"}).ok().text())
 
 
+@case
+def catch_cannot(w):
+    """SOCKSHIM_CATCH=1 where it cannot be had: one notice, and everything goes on; QUIET and DISABLE: not a word"""
+    need_shim()
+    loader = next((l for l in ("/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1") if os.path.exists(l)), None)
+    if not loader:
+        raise Skip("no loader")
+    for env, words in (({}, 1), ({"SOCKSHIM_QUIET": "1"}, 0), ({"SOCKSHIM_DISABLE": "1"}, 0)):
+        p = w.start(loader, "/bin/echo", "hello", env={"SOCKSHIM_CATCH": "1"} | env)
+        p.may_say = True
+        same("with %s" % env, ("hello\n", words), (p.ok().text(), p.err().count("sockshim: SOCKSHIM_CATCH: nothing")))
+
+
 # --- programs that the preload cannot enter -----------------------------------------------------------------------
 
 @guest
