@@ -85,4 +85,11 @@ void* elf_lookup_next(const char* name) {
     return nullptr;
 }
 
+const char* elf_own_path() {
+    for (const link_map* map = _r_debug.r_map; map; map = map->l_next) {
+        if (map->l_ld == _DYNAMIC) return map->l_name;
+    }
+    return "";
+}
+
 } // namespace sockshim

@@ -8,4 +8,7 @@ namespace sockshim {
 // The next definition of `name` behind this library, or null (also for IFUNCs: ask dlsym).
 void* elf_lookup_next(const char* name);
 
+// Where the loader has found this library.
+const char* elf_own_path();
+
 } // namespace sockshim

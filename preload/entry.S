@@ -86,6 +86,37 @@ syscall:
         .cfi_endproc
         .size   syscall, . - syscall
 
+// Where a caught system call goes on that is the kernel's (catch.cc): made from here it is not caught again.
+// The address behind the program's instruction waits below the red zone, where %rsp points.
+        .globl  sockshim_caught_again
+        .globl  sockshim_caught_clone
+        .globl  sockshim_caught_vfork
+        .hidden sockshim_caught_again
+        .hidden sockshim_caught_clone
+        .hidden sockshim_caught_vfork
+        .p2align 4
+sockshim_caught_again:
+        syscall
+        ret     $128
+
+// With a stack for the child, which was moved as the parent's was.
+sockshim_caught_clone:
+        syscall
+        leaq    136(%rsi), %rsi
+        ret     $128
+
+// Two processes on one stack: the address waits beside it. The child is not caught, so nobody changes it.
+sockshim_caught_vfork:
+        movq    sockshim_in_vfork@GOTTPOFF(%rip), %rcx
+        movl    $1, %fs:(%rcx)
+        syscall
+        testl   %eax, %eax
+        jz      1f
+        movq    sockshim_in_vfork@GOTTPOFF(%rip), %rcx
+        movl    $0, %fs:(%rcx)
+1:      movq    sockshim_caught_return@GOTTPOFF(%rip), %rcx
+        jmp     *%fs:(%rcx)
+
 #elif defined(__aarch64__)
 
         .text

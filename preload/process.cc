@@ -2,8 +2,6 @@
 
 #include <cerrno>
 #include <cstdlib>
-#include <dirent.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sys/mman.h>
 
@@ -15,6 +13,9 @@
 #include "dispatch/process.h"
 #include "dispatch/syscalls.h"
 #include "preload/cancel.h"
+#include "preload/catch.h"
+#include "preload/exec_env.h"
+#include "preload/open_fds.h"
 #include "preload/signal.h"
 #include "preload/socket_stream.h"
 
@@ -62,36 +63,6 @@ void become_child() {
     process_after_fork_child();
 }
 
-struct kernel_dirent {
-    u64 inode;
-    i64 next;
-    u16 length;
-    u8 type;
-    char name[];
-};
-
-void classify_open_descriptors() {
-    const long dir = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/proc/self/fd"),
-                                 O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0) {
-        for (int fd = 0; fd < 256; ++fd) fd_classify(fd);
-        return;
-    }
-    alignas(8) char room[1024] = {};
-    long n;
-    while ((n = raw_syscall(SYS_getdents64, dir, ptr_arg(room), sizeof(room))) > 0) {
-        for (long at = 0; at < n;) {
-            const auto* const entry = reinterpret_cast<const kernel_dirent*>(room + at);
-            at += entry->length;
-            int fd = 0;
-            const char* p = entry->name;
-            while (*p >= '0' && *p <= '9') fd = fd * 10 + (*p++ - '0');
-            if (p != entry->name && *p == 0 && fd != dir && !fd_is_libc(fd)) fd_classify(fd);
-        }
-    }
-    raw_syscall(SYS_close, dir);
-}
-
 } // namespace
 
 void process_activate() {
@@ -121,6 +92,7 @@ void fork_over_atfork(bool made) {
 }
 
 void fork_done_child(bool prepared) {
+    if (SOCKSHIM_UNLIKELY(catching)) catch_thread();
     if (!prepared) return;
     become_child();
     critical_leave();
@@ -134,7 +106,10 @@ void share_sockets() {
 
 void fork_noticed() {
     critical_enter();
-    if (fork_page->exchange(1) == 0) become_child();
+    if (fork_page->exchange(1) == 0) {
+        if (SOCKSHIM_UNLIKELY(catching)) catch_thread();
+        become_child();
+    }
     critical_leave();
 }
 
@@ -146,17 +121,21 @@ int fd_made(int fd) {
 void classify_inherited() {
     if (in_vfork_child() || inherited_known.exchange(1) || process_active.load()) return;
     const int saved_errno = errno;
-    classify_open_descriptors();
+    for_each_open_fd([](int fd) {
+        if (!fd_is_libc(fd)) fd_classify(fd);
+    });
     errno = saved_errno;
 }
 
 // A trace is asked for before any socket is: deaths by signal must be seen from the start.
 void process_at_load() {
     register_atfork();
+    exec_env_remember();
     on_attach = signals_activate;
     const char* const trace = getenv("SOCKSHIM_TRACE");
     if (trace && *trace) trace_start();
     if (trace_enabled || self_proc) signals_activate(); // attached before we came to be
+    if (getenv("SOCKSHIM_CATCH")) catch_start();
     for (int fd = 0; fd < 3; ++fd) {
         // Only a carrier is worth the look: a regular file, opened for reading only.
         if (!fd_is_libc(fd) && fd_classify(fd) == FD_SOCKET) standard_stream_check(fd);

@@ -8,6 +8,7 @@
 #include "core/base/raw_syscall.h"
 #include "core/sync/critical.h"
 #include "core/trace/trace.h"
+#include "preload/catch.h"
 #include "preload/process.h"
 #include "preload/real.h"
 
@@ -85,6 +86,7 @@ u64 word_of(const struct sigaction& act) {
 bool needs_trampoline(int sig, const struct sigaction& act) {
     if (!is_default(act) && !is_ignore(act)) return true;
     if (sig == SIGSEGV || sig == SIGBUS) return true;
+    if (sig == SIGSYS && catching) return true;
     return catch_fatal && is_default(act) && (fatal_by_default & bit(sig));
 }
 
@@ -97,6 +99,11 @@ int set_action(int sig, const struct sigaction& act) {
         kernels.sa_sigaction = trampoline;
         kernels.sa_flags = (kernels.sa_flags | SA_SIGINFO) & ~static_cast<int>(SA_RESETHAND);
         if (is_default(act) || is_ignore(act)) kernels.sa_flags |= SA_ONSTACK | SA_RESTART;
+        if (sig == SIGSYS && catching) {
+            // A caught call goes on where the program was: its stack, its mask.
+            kernels.sa_flags = SA_SIGINFO | SA_RESTART | SA_NODEFER;
+            kernels.sa_mask = {};
+        }
         actions[sig].word.store(word_of(act));
     }
     if (real::sigaction(sig, &kernels, nullptr) != 0) {
@@ -201,6 +208,7 @@ bool take_once(int sig, u64 w) {
 void call_program(int sig, siginfo_t* info, void* context, u64 w) {
     thread_state& t = this_thread;
     note_signal(!(w & word_restart));
+    if (SOCKSHIM_UNLIKELY(catching)) catch_unblock();
     // A fault inside the handler is the handler's, even while a copy is interrupted.
     void* const jump = t.fault_jump;
     const void *const lo = t.fault_lo, *const hi = t.fault_hi;
@@ -218,6 +226,7 @@ void call_program(int sig, siginfo_t* info, void* context, u64 w) {
 
 void trampoline(int sig, siginfo_t* info, void* context) {
     auto* const interrupted = static_cast<ucontext_t*>(context);
+    if (sig == SIGSYS && catch_call(info, interrupted)) return;
     const bool fault = is_fault(sig, info);
     if (fault && resume_copy(sig, info, interrupted)) return;
     if (SOCKSHIM_UNLIKELY(this_thread.critical > 0) && !fault) {

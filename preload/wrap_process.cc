@@ -8,6 +8,8 @@
 
 #include "core/base/raw_syscall.h"
 #include "core/sync/uaccess.h"
+#include "preload/exec_env.h"
+#include "preload/exec_look.h"
 #include "preload/signal.h"
 #include "preload/wrap.h"
 
@@ -156,22 +158,33 @@ extern "C" void* sockshim_clone_target(long number, unsigned long first) {
 extern "C" void sockshim_before_vfork() { share_sockets(); }
 
 SOCKSHIM_WRAP(int, system, (const char* command)) {
-    if (command) share_sockets();
+    if (command) {
+        share_sockets();
+        look_at_shell();
+    }
     return real::system(command);
+}
+
+static exec_descriptors spawned_with(const void* actions) {
+    return actions ? exec_descriptors::any_may_stay : exec_descriptors::as_they_are;
 }
 
 SOCKSHIM_WRAP(int, posix_spawn,
               (pid_t * pid, const char* path, const void* actions, const void* attr,
                char* const* argv, char* const* envp)) {
     share_sockets();
-    return real::posix_spawn(pid, path, actions, attr, argv, envp);
+    const exec_environment env(envp, spawned_with(actions));
+    look_at_exec(env, path);
+    return real::posix_spawn(pid, path, actions, attr, argv, env.get());
 }
 
 SOCKSHIM_WRAP(int, posix_spawnp,
               (pid_t * pid, const char* path, const void* actions, const void* attr,
                char* const* argv, char* const* envp)) {
     share_sockets();
-    return real::posix_spawnp(pid, path, actions, attr, argv, envp);
+    const exec_environment env(envp, spawned_with(actions));
+    look_at_exec_in_path(env, path);
+    return real::posix_spawnp(pid, path, actions, attr, argv, env.get());
 }
 
 // Libc's own dup2s to 0, 1 and 2 in the child pass no wrapper.
@@ -184,7 +197,9 @@ SOCKSHIM_WRAP(int, forkpty, (int* master, char* name, const void* term, const vo
 
 SOCKSHIM_WRAP(int, execve, (const char* path, char* const* argv, char* const* envp)) {
     const bool begun = exec_begin(path, argv, envp);
-    return exec_failed(begun, real::execve(path, argv, envp));
+    const exec_environment env(envp);
+    look_at_exec(env, path);
+    return exec_failed(begun, real::execve(path, argv, env.get()));
 }
 
 SOCKSHIM_WRAP(int, execv, (const char* path, char* const* argv)) {
@@ -193,7 +208,9 @@ SOCKSHIM_WRAP(int, execv, (const char* path, char* const* argv)) {
 
 SOCKSHIM_WRAP(int, execvpe, (const char* file, char* const* argv, char* const* envp)) {
     const bool begun = exec_begin(file, argv, envp);
-    return exec_failed(begun, real::execvpe(file, argv, envp));
+    const exec_environment env(envp);
+    look_at_exec_in_path(env, file);
+    return exec_failed(begun, real::execvpe(file, argv, env.get()));
 }
 
 SOCKSHIM_WRAP(int, execvp, (const char* file, char* const* argv)) {
@@ -221,13 +238,17 @@ SOCKSHIM_WRAP(int, execle, (const char* path, const char* arg, ...)) {
 
 SOCKSHIM_WRAP(int, fexecve, (int fd, char* const* argv, char* const* envp)) {
     const bool begun = exec_begin("", argv, envp);
-    return exec_failed(begun, real::fexecve(fd, argv, envp));
+    const exec_environment env(envp);
+    look_at_exec(env, "", fd, AT_EMPTY_PATH);
+    return exec_failed(begun, real::fexecve(fd, argv, env.get()));
 }
 
 SOCKSHIM_WRAP(int, execveat,
               (int dir, const char* path, char* const* argv, char* const* envp, int flags)) {
     const bool begun = exec_begin(path, argv, envp);
-    return exec_failed(begun, real::execveat(dir, path, argv, envp, flags));
+    const exec_environment env(envp);
+    look_at_exec(env, path, dir, flags);
+    return exec_failed(begun, real::execveat(dir, path, argv, env.get(), flags));
 }
 
 // Libc's leaves without passing _exit in the parent, and replaces 0, 1 and 2 behind our back.

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <unistd.h>
 
+#include "preload/exec_look.h"
 #include "preload/socket_stream.h"
 #include "preload/wrap.h"
 
@@ -87,6 +88,7 @@ SOCKSHIM_WRAP_ALIAS(tmpfile64, tmpfile)
 
 SOCKSHIM_WRAP(FILE*, popen, (const char* command, const char* mode)) {
     share_sockets();
+    look_at_shell();
     return made_stream(real::popen(command, mode));
 }
 SOCKSHIM_WRAP_ALIAS(_IO_popen, popen)

@@ -4,8 +4,10 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/uaccess.h"
+#include "preload/catch.h"
 #include "preload/wrap.h"
 #include "preload/wrap_identity.h"
 
@@ -353,21 +355,26 @@ long fork_like(const call_words& c) {
     } else {
         fork_done_parent(prepared, r > 0);
     }
-    return finish(r);
+    return r;
 }
 
 long exec_like(const call_words& c) {
     if (c.nr == SYS_execve) {
-        return wrap_execve(c.ptr<const char>(0), c.ptr<char* const>(1), c.ptr<char* const>(2));
+        wrap_execve(c.ptr<const char>(0), c.ptr<char* const>(1), c.ptr<char* const>(2));
+    } else {
+        wrap_execveat(c.fd(0), c.ptr<const char>(1), c.ptr<char* const>(2), c.ptr<char* const>(3),
+                      c.fd(4));
     }
-    return wrap_execveat(c.fd(0), c.ptr<const char>(1), c.ptr<char* const>(2),
-                         c.ptr<char* const>(3), c.fd(4));
+    return -errno;
 }
 
 // The kernel's own calls, which change the calling thread alone. The background thread goes with it.
 long identity_like(const call_words& c) {
-    const auto call = [&] { return to_libc(c); };
-    if (!process_active.load() || in_vfork_child()) return call();
+    if (!process_active.load() || in_vfork_child()) return SYS_NOT_OURS;
+    const auto call = [&] {
+        const long r = to_libc(c);
+        return r == -1 ? -errno : r;
+    };
     const u32 first = c.flags(0);
     switch (c.nr) {
     case SYS_setuid:
@@ -378,52 +385,70 @@ long identity_like(const call_words& c) {
     }
 }
 
+// The answer, -errno, to a call that concerns us; SYS_NOT_OURS to all others.
+long answer(const call_words& call) {
+    if (starts_with_descriptor(call.nr)) {
+        const int fd = call.fd(0);
+        if (!fd_is_libc(fd) && !in_vfork_child()) {
+            fork_check();
+            return on_descriptor(call);
+        }
+        if (call.nr == SYS_close && static_cast<u32>(fd) < fd_table_size && !in_vfork_child()) {
+            fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
+        }
+        return SYS_NOT_OURS;
+    }
+    switch (call.nr) {
+#ifdef SYS_fork
+    case SYS_fork:
+#endif
+#ifdef SYS_clone3
+    case SYS_clone3:
+#endif
+    case SYS_clone: return fork_like(call);
+    case SYS_execve:
+    case SYS_execveat: return exec_like(call);
+    case SYS_exit_group: wrap__exit(call.fd(0));
+    case SYS_setuid:
+    case SYS_setreuid:
+    case SYS_setresuid:
+    case SYS_setfsuid:
+    case SYS_setgid:
+    case SYS_setregid:
+    case SYS_setresgid:
+    case SYS_setfsgid:
+    case SYS_setgroups:
+    case SYS_capset:
+    case SYS_chroot: return identity_like(call);
+    case SYS_io_uring_setup:
+        // Its operations would pass us by; programs fall back when it is missing. Also before the
+        // first socket of ours: rings stay.
+        return config().io_uring || config().disable ? SYS_NOT_OURS : -ENOSYS;
+    case SYS_rt_sigprocmask: return catch_sigprocmask(call.a);
+    case SYS_rt_sigaction: return catch_sigaction(call.a);
+    default: return in_vfork_child() ? SYS_NOT_OURS : on_others(call);
+    }
+}
+
 } // namespace
 
 extern "C" long sockshim_syscall(long nr, long a, long b, long c, long d, long e, long f) {
     const call_words call = {nr, {a, b, c, d, e, f}};
-    long r = SYS_NOT_OURS;
-    if (starts_with_descriptor(nr)) {
-        if (!fd_is_libc(call.fd(0)) && !in_vfork_child()) {
-            fork_check();
-            r = on_descriptor(call);
-        } else if (nr == SYS_close && static_cast<u32>(a) < fd_table_size && !in_vfork_child()) {
-            fd_table[static_cast<u32>(a)].store_relaxed(FD_UNKNOWN);
-        }
-    } else {
-        switch (nr) {
-#ifdef SYS_fork
-        case SYS_fork:
-#endif
-#ifdef SYS_clone3
-        case SYS_clone3:
-#endif
-        case SYS_clone: return fork_like(call);
-        case SYS_execve:
-        case SYS_execveat: return exec_like(call);
-        case SYS_exit_group: wrap__exit(static_cast<int>(a));
-        case SYS_setuid:
-        case SYS_setreuid:
-        case SYS_setresuid:
-        case SYS_setfsuid:
-        case SYS_setgid:
-        case SYS_setregid:
-        case SYS_setresgid:
-        case SYS_setfsgid:
-        case SYS_setgroups:
-        case SYS_capset:
-        case SYS_chroot: return identity_like(call);
-        case SYS_io_uring_setup:
-            // Its operations would pass us by; programs fall back when it is missing.
-            if (process_active.load()) return finish(-ENOSYS);
-            break;
-        default:
-            if (!in_vfork_child()) r = on_others(call);
-        }
-    }
+    long r = answer(call);
     if (r != SYS_NOT_OURS) return finish(r);
     r = to_libc(call);
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_libc_result_slow(r == -1 ? -errno : r);
+    if (r >= 0) learn(call, r);
+    return r;
+}
+
+long sockshim::caught_syscall(long nr, const long (&a)[6]) {
+    const call_words call = {nr, {a[0], a[1], a[2], a[3], a[4], a[5]}};
+    long r = answer(call);
+    const bool may_be_told = starts_with_descriptor(nr) || nr == SYS_socket || nr == SYS_socketpair;
+    if (r != SYS_NOT_OURS || !may_be_told) return r;
+    r = raw_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+    trace_libc_result(r);
     if (r >= 0) learn(call, r);
     return r;
 }

@@ -30,6 +30,16 @@ namespace sockshim {
       "for tests: leave and re-enter the fused path at random, once in N transfers on average")    \
     X("SOCKSHIM_SPIN_US", spin_us, NUMBER, 50, 0, 1000,                                            \
       "longest time a blocking call looks again before it sleeps, microseconds")                   \
+    X("SOCKSHIM_IO_URING", io_uring, FLAG, 0, 0, 1,                                                \
+      "let io_uring_setup through to the kernel, whose rings know no socket of ours; else ENOSYS") \
+    X("SOCKSHIM_CATCH", catch_calls, FLAG, 0, 0, 1,                                                \
+      "also serve system calls that the program makes by instruction, not through libc (x86_64, "  \
+      "Linux 5.11)")                                                                               \
+    X("SOCKSHIM_KEEP_ENV", keep_env, NUMBER, 1, 0, 2,                                              \
+      "give LD_PRELOAD and SOCKSHIM_* back to a program that is executed without LD_PRELOAD: 0 "   \
+      "never, 1 when it inherits sockets of ours, 2 always")                                       \
+    X("SOCKSHIM_WARN", warn, FLAG, 0, 0, 1,                                                        \
+      "say on stderr when a program is executed that the preload cannot enter, and why")           \
     X("SOCKSHIM_QUIET", quiet, FLAG, 0, 0, 1, "no messages on stderr, not even about trouble")     \
     X("SOCKSHIM_DISABLE", disable, FLAG, 0, 0, 1, "do nothing: every call goes to libc")           \
     X("SOCKSHIM_KILL_AT", kill_at, NUMBER, 0, 0, 1000000000,                                       \

@@ -121,9 +121,37 @@ void emit(const char* bytes, std::size_t n) {
     }
 }
 
+// With a descriptor of its own: the one that is kept may be another process's in this memory.
+static bool say(const char* bytes, std::size_t n) {
+    const without_sigpipe guard;
+    if (!globals.to_file) {
+        const bool right = stderr_is_right();
+        if (right) write_all(2, bytes, n);
+        return right;
+    }
+    if (const int fd = open_file(); fd >= 0) {
+        write_all(fd, bytes, n);
+        raw_syscall(SYS_close, fd);
+    }
+    return false;
+}
+
 void forget_file() {
     opening.store(0);
     if (globals.to_file && path_names_process()) internal_fd_close(file);
 }
 
 } // namespace sockshim::trace
+
+namespace sockshim {
+
+bool trace_say(const char* what) {
+    if (!trace_enabled) return false;
+    char line[640];
+    trace::text t(line, sizeof line - 1);
+    t.puts("--- sockshim: [").dec(raw_syscall(SYS_getpid)).puts("] ").puts(what);
+    line[t.used] = '\n';
+    return trace::say(line, t.used + 1);
+}
+
+} // namespace sockshim

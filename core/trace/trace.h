@@ -66,6 +66,10 @@ void trace_start();
 // process that called nothing but fork and exec.
 void trace_dump(const char* why);
 
+// One line that is no call, written at once: "--- sockshim: [pid] ...". Touches nothing that a vfork child
+// shares with its parent. Returns whether it has gone to stderr.
+bool trace_say(const char* what);
+
 // The child forgets what the parent recorded. A child made behind our back is noticed as well.
 void trace_after_fork_child();
 

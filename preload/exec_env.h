@@ -1,0 +1,50 @@
+// The environment that a program of ours is executed with: what the caller gave, and behind it LD_PRELOAD
+// and the SOCKSHIM_* variables that this process was started with, where the caller gave no LD_PRELOAD and
+// descriptors of our sockets would be inherited, which mean nothing to a program without us
+// (SOCKSHIM_KEEP_ENV).
+//
+// Used in vfork children and signal handlers: reads what was kept at load, and writes the stack only.
+#pragma once
+#include "core/base/config.h"
+
+namespace sockshim {
+
+// At load, before the program can change its environment or write over it (setproctitle).
+void exec_env_remember();
+
+// The options as this process was started with, from what was kept at load: needs no shared memory.
+configuration exec_options();
+
+enum class exec_descriptors : u8 {
+    as_they_are,
+    // posix_spawn's actions, which we cannot read, may dup2 any of them to where the program finds it.
+    any_may_stay,
+    // Libc executes with its environ, and asks nobody.
+    not_ours_to_say,
+};
+
+class exec_environment {
+public:
+    explicit exec_environment(char* const* given,
+                              exec_descriptors which = exec_descriptors::as_they_are);
+    ~exec_environment();
+    exec_environment(const exec_environment&) = delete;
+    exec_environment& operator=(const exec_environment&) = delete;
+
+    char* const* get() const { return made_ ? made_ : given_; }
+    // Why the loader will not find us named in it; null: it will, or needs no variable for that.
+    const char* why_without_us() const { return why_without_us_; }
+
+private:
+    static constexpr std::size_t few = 256;
+
+    void add_ours(std::size_t given);
+
+    char* const* given_;
+    char** made_ = nullptr;
+    std::size_t mapped_ = 0;
+    const char* why_without_us_ = nullptr;
+    char* on_stack_[few];
+};
+
+} // namespace sockshim
