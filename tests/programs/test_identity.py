@@ -2,6 +2,7 @@
 """Programs that begin as root and go on as somebody else, in a chroot or not: they keep their sockets, make new ones, and
 no thread of theirs stays root."""
 import ctypes, os, select, signal, socket, struct, threading, time
+import encodings.idna  # Python looks for it at the first name, which in a chroot is too late
 
 from harness import (LOOPBACK, NATIVE, PYTHON, Failure, Skip, both_worlds, case, check, guest, main, need, same, say,
                      wait_until)
@@ -141,6 +142,7 @@ def dropped_scenario(client_is_nobody, jailed):
         c.ok()
         s.ok()
         w.ours(port, shim)
+        check("the child ended with 0" in s.text(), "the child that is nobody ended well")
         return s.text(), c.text()
     return scenario
 
@@ -381,7 +383,7 @@ def duty_passes_to_nobody(w):
         c.kill()
         c.wait()
         wait_until("nobody sees the end", lambda: "goes on" in s.text())
-        same("what it said", "end b''", s.text().splitlines()[2])
+        same("what it said", ["accepted", "end b''", "goes on"], s.text().splitlines()[1:])
 
 
 # --- exec, and file systems without ACLs ---------------------------------------------------------------------------------
