@@ -210,6 +210,8 @@ def threads(port, how, with_thread):
     if how == "libc":
         os.setgroups([NOBODY, 7])
         tell("setgroups")
+        os.initgroups("nobody", 9)
+        tell("initgroups")
         os.setgid(NOBODY)
         tell("setgid")
         os.setuid(NOBODY)
