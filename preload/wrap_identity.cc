@@ -64,8 +64,11 @@ SOCKSHIM_WRAP(int, setgroups, (size_t n, const gid_t* groups)) {
     return change({}, [=] { return real::setgroups(n, groups); });
 }
 
+// This one may ask a directory server for the groups, by sockets that want the thread: so the thread follows.
 SOCKSHIM_WRAP(int, initgroups, (const char* user, gid_t group)) {
-    return change({}, [=] { return real::initgroups(user, group); });
+    const int r = real::initgroups(user, group);
+    change({}, [] { return 0; });
+    return r;
 }
 
 SOCKSHIM_WRAP(int, capset, (void* header, const void* data)) {

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "core/arena/private.h"
+#include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/critical.h"
 
@@ -127,17 +128,19 @@ long admit_to_file(long dir, const char* name, const user_list& users) {
 }
 
 // Who makes a file between the default ACL and the walk finds out himself (arena_make). The directory's
-// own ACL comes last: it says that all of this has been done.
+// own ACL comes last: it says that all of this has been done; who dies before it leaves it to the next.
 long admit(long dir, u32 uid, u32 owner) {
     user_list users{};
     if (read_acl(dir, users) && users.has(uid)) return 0;
     // The owner by name: what an admitted user makes is that user's, and owners may lack capabilities.
     if (!users.add(owner) || !users.add(uid)) return -ENOSPC;
     if (const long r = set_acl(dir, default_acl, users, 07); r < 0) return r;
+    SOCKSHIM_CRASH_POINT();
     the_arena.header->admitted.store(1);
     full_fence();
     const long r =
         for_each_file(dir, [&](const char* name) { return admit_to_file(dir, name, users); });
+    SOCKSHIM_CRASH_POINT();
     return r < 0 ? r : set_acl(dir, access_acl, users, 07);
 }
 

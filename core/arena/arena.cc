@@ -363,13 +363,18 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 static constinit thread_local int own_directory_plus_1 = 0;
 
 int arena_own_table() {
-    // Up to the directory the table is copied and then emptied; what lies above is not even copied.
-    const int kept = internal_fd_number(directory);
+    // By path nothing of the program's table need be copied: what is closed there meanwhile would stay open
+    // here for a moment. Who has another root or another user by now must copy it up to the directory.
+    struct stat st {};
+    const bool by_path = raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg(directory_path),
+                                     ptr_arg(&st), AT_SYMLINK_NOFOLLOW) == 0 &&
+                         st.st_dev == directory.device && st.st_ino == directory.inode;
+    const int kept = by_path ? -1 : internal_fd_number(directory);
     long r = raw_syscall(SYS_close_range, kept + 1, ~0u, CLOSE_RANGE_UNSHARE);
     if (r < 0) return static_cast<int>(r);
-    int dir = internal_fd_number(directory); // the program may have replaced it meanwhile
-    if (dir != kept) dir = -1;
-    if (kept > 0) raw_syscall(SYS_close_range, 0, kept - (dir >= 0));
+    int dir = kept;
+    if (kept >= 0 && internal_fd_number(directory) != kept) dir = -1; // replaced meanwhile
+    if (kept > 0) raw_syscall(SYS_close_range, 0, kept - (dir >= 0 ? 1 : 0));
     if (dir < 0) {
         r = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(directory_path),
                         O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);

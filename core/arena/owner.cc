@@ -47,12 +47,13 @@ bool read_stat(u32 pid, char& state, u64& start) {
     return field == 22;
 }
 
-// No /proc to ask (a chroot), or it hides other users' processes: the pid must do, whoever has it. A
-// zombie's pidfd is readable.
-bool runs_without_proc(u32 pid) {
+// Whether any thread of the process with this pid, whoever has it now, still runs: then its pidfd is not
+// readable.
+bool any_thread_runs(u32 pid) {
     const long fd = raw_syscall(SYS_pidfd_open, pid, 0);
-    // EINVAL: a thread has the number by now.
-    if (fd < 0) return fd != -EINVAL && raw_syscall(SYS_kill, pid, 0) != -ESRCH;
+    // EINVAL, or ENOENT of later kernels: a thread has the number.
+    if (fd == -EINVAL || fd == -ENOENT) return false;
+    if (fd < 0) return raw_syscall(SYS_kill, pid, 0) != -ESRCH;
     pollfd exited{static_cast<int>(fd), POLLIN, 0};
     const timespec now{};
     const long r = raw_syscall(SYS_ppoll, ptr_arg(&exited), 1, ptr_arg(&now), 0, 8);
@@ -63,8 +64,11 @@ bool runs_without_proc(u32 pid) {
 bool runs(u32 pid, u64 start) {
     char state = 0;
     u64 begun = 0;
-    if (!read_stat(pid, state, begun)) return runs_without_proc(pid);
-    return state != 'Z' && state != 'X' && (!start || start == begun);
+    // No /proc to ask (a chroot), or it hides other users' processes: the pid must do.
+    if (!read_stat(pid, state, begun)) return any_thread_runs(pid);
+    if (start && start != begun) return false;
+    // A zombie may be no more than a main thread that ended before the others.
+    return (state != 'Z' && state != 'X') || any_thread_runs(pid);
 }
 
 } // namespace
