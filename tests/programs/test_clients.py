@@ -10,7 +10,7 @@ from servers import LINES, nginx, web
 @case
 @both_worlds
 def wget(w, shim):
-    """wget: a tree of 40 files by -r over one connection, -c, --spider"""
+    """wget: a tree of 40 files by -r over one connection, --spider"""
     program = need("wget")
     port, url = web(w, shim)
     top, to = w.path("www-%d" % port), w.path("got-%d" % port)
