@@ -37,8 +37,8 @@ long kernel_epoll_ctl(int epfd, int op, int fd, const epoll_event* ev) {
 
 // --- sets that were made before this process had sockets of ours -----------------------------------
 
-// /proc/self/fdinfo/<fd>, of which the registrations ("tfd: ...") are what matters. 0 or more: bytes.
-long read_fdinfo(int fd, char* text, long room) {
+// /proc/self/fdinfo/<fd>, of which the registrations ("tfd: ...") are what matters.
+long open_fdinfo(int fd) {
     char path[40] = "/proc/self/fdinfo/";
     char digits[12];
     int n = 0;
@@ -47,7 +47,12 @@ long read_fdinfo(int fd, char* text, long room) {
     char* at = path + 18;
     while (n) *at++ = digits[--n];
     *at = 0;
-    const long info = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(path), O_RDONLY | O_CLOEXEC, 0);
+    return raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(path), O_RDONLY | O_CLOEXEC, 0);
+}
+
+// Its beginning. 0 or more: bytes.
+long read_fdinfo(int fd, char* text, long room) {
+    const long info = open_fdinfo(fd);
     if (info < 0) return info;
     long got = 0;
     while (got < room - 1) {
@@ -76,6 +81,29 @@ bool kernel_half_in_use(int epfd) {
     return read_fdinfo(epfd, text, sizeof text) < 0 || find_text(text, "tfd:");
 }
 
+// How many, so that one that is taken out later does not seem to be the last. Where /proc cannot tell:
+// more than can be taken out.
+u32 kernel_half_count(int epfd) {
+    constexpr u32 cannot_tell = 1u << 30;
+    const long info = open_fdinfo(epfd);
+    if (info < 0) return cannot_tell;
+    static constexpr char word[] = "tfd:";
+    u32 count = 0;
+    u32 matched = 0;
+    char text[512];
+    long r;
+    while ((r = raw_syscall(SYS_read, info, ptr_arg(text), sizeof text)) > 0) {
+        for (long i = 0; i < r; ++i) {
+            matched = text[i] == word[matched] ? matched + 1 : text[i] == word[0];
+            if (word[matched]) continue;
+            ++count;
+            matched = 0;
+        }
+    }
+    raw_syscall(SYS_close, info);
+    return r < 0 ? cannot_tell : count;
+}
+
 constinit a32 converting{0};
 
 constexpr int looked_at_below = 4096; // descriptors, when dups and outer sets are looked for
@@ -99,7 +127,7 @@ handle<eventpoll> convert(int epfd) {
         set = eventpoll_create();
         if (eventpoll* ep = slab_get(set)) {
             made = true;
-            ep->kernel_items.store(kernel_half_in_use(epfd));
+            ep->kernel_items.store(kernel_half_count(epfd));
             for (int fd = 0; fd < looked_at_below; ++fd) {
                 if (fd != epfd && fd_entry_kind(fd_table[fd].load_relaxed()) == FD_LIBC &&
                     same_file(pid, fd, pid, epfd)) {

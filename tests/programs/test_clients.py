@@ -10,7 +10,7 @@ from servers import LINES, nginx, web
 @case
 @both_worlds
 def wget(w, shim):
-    """wget: a tree of 40 files by -r over one connection, -c, --spider"""
+    """wget: a tree of 40 files by -r over one connection, --spider"""
     program = need("wget")
     port, url = web(w, shim)
     top, to = w.path("www-%d" % port), w.path("got-%d" % port)
@@ -293,6 +293,19 @@ server.listen(port, '127.0.0.1', async () => {
 });
 """
 
+CLUSTER = r"""
+const cluster = require('cluster'), http = require('http'), port = +process.argv[2];
+if (process.argv[3] == 'shared') cluster.schedulingPolicy = cluster.SCHED_NONE;
+const ask = (n) => new Promise((done, fail) => http.get({ host: '127.0.0.1', port, path: '/' + n, agent: false }, (a) => {
+    let text = ''; a.on('data', (d) => text += d); a.on('end', () => done(text)); }).on('error', fail));
+let ready = 0;
+if (cluster.isPrimary) {
+    for (let i = 0; i < 3; i++) cluster.fork();
+    cluster.on('listening', async () => { if (++ready < 3) return;
+        console.log((await Promise.all([...Array(60).keys()].map(ask))).join()); cluster.disconnect(() => console.log('over')); });
+} else http.createServer((q, a) => a.end(q.url)).listen(port, '127.0.0.1');
+"""
+
 
 @case
 @both_worlds
@@ -314,6 +327,19 @@ def node(w, shim):
     p = w.start(program, w.file("program-%d.js" % port, NODE.encode()), port, shim=shim).ok()
     w.ours(port, shim)
     return p.text()
+
+
+@case
+@both_worlds
+def node_cluster(w, shim):
+    """node: a cluster of three; the primary accepts and passes connections on, or the listener is shared"""
+    program, answers = need("node"), []
+    for how in ("passed", "shared"):
+        port = w.port()
+        p = w.start(program, w.file("cluster-%d.js" % port, CLUSTER.encode()), port, how, shim=shim).ok()
+        w.ours(port, shim)
+        answers.append(p.text())
+    return answers
 
 
 PERL = r"""
