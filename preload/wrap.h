@@ -12,6 +12,7 @@
 #include <cerrno>
 #include <type_traits>
 
+#include "core/sync/uaccess.h"
 #include "core/trace/trace.h"
 #include "dispatch/fd_table.h"
 #include "dispatch/syscalls.h"
@@ -90,6 +91,20 @@ template <class Ours, class Libc>
 inline int made(int fd) {
     if (SOCKSHIM_LIKELY(fd_is_libc(fd) && !trace_enabled)) return fd; // also for -1
     return fd_made(fd);
+}
+
+// Descriptors that leave in a message of libc's: those that are carriers get their lock first. The
+// program's pointer is checked by copying; before the process is active it has no carrier of its own.
+inline void before_libc_sendmsg(const msghdr* msg) {
+    if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || in_vfork_child()) return;
+    msghdr copy;
+    if (get_user(copy, msg) != 0 || !copy.msg_control || !copy.msg_controllen) return;
+    scm_sending(&copy);
+}
+inline void before_libc_sendmmsg(const mmsghdr* vec, unsigned n) {
+    for (unsigned i = 0; process_active.load_relaxed() && i < n && i < 1024; ++i) {
+        before_libc_sendmsg(&vec[i].msg_hdr);
+    }
 }
 
 } // namespace sockshim

@@ -1,7 +1,6 @@
 // The socket calls: arguments into words, and through the one door sockshim_socketcall.
 #include <sys/socket.h>
 
-#include "core/sync/uaccess.h"
 #include "preload/wrap.h"
 
 #include <linux/net.h> // after ours: it has macros named like Linux's constants in sock.h
@@ -13,15 +12,6 @@ namespace {
 template <class... Args> [[gnu::always_inline]] inline long socketcall(int call, Args... args) {
     unsigned long words[] = {word(args)...};
     return sockshim_socketcall(call, words);
-}
-
-// Descriptors that leave in a message of libc's: those that are carriers get their lock first. The
-// program's pointer is checked by copying; before the process is active it has no carrier of its own.
-void before_libc_sendmsg(const msghdr* msg) {
-    if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || in_vfork_child()) return;
-    msghdr copy;
-    if (get_user(copy, msg) != 0 || !copy.msg_control || !copy.msg_controllen) return;
-    scm_sending(&copy);
 }
 
 inline void after_libc_recvmsg(msghdr* msg) {
@@ -142,9 +132,7 @@ SOCKSHIM_WRAP(int, sendmmsg, (int fd, mmsghdr* vec, unsigned n, int flags)) {
     return route_cancel(
         fd, [=] { return socketcall(SYS_SENDMMSG, fd, vec, n, flags); },
         [=] {
-            for (unsigned i = 0; process_active.load_relaxed() && i < n && i < 1024; ++i) {
-                before_libc_sendmsg(&vec[i].msg_hdr);
-            }
+            before_libc_sendmmsg(vec, n);
             return real::sendmmsg(fd, vec, n, flags);
         });
 }

@@ -275,6 +275,12 @@ bool starts_with_descriptor(long nr) {
     }
 }
 
+// The kernel is about to get the call: whom its message takes our sockets to.
+void before_kernel(const call_words& c) {
+    if (c.nr == SYS_sendmsg) before_libc_sendmsg(c.ptr<const msghdr>(1));
+    if (c.nr == SYS_sendmmsg) before_libc_sendmmsg(c.ptr<const mmsghdr>(1), c.flags(2));
+}
+
 // Libc's syscall() has answered r: what the table must learn from it.
 void learn(const call_words& c, long r) {
     switch (c.nr) {
@@ -436,6 +442,7 @@ extern "C" long sockshim_syscall(long nr, long a, long b, long c, long d, long e
     const call_words call = {nr, {a, b, c, d, e, f}};
     long r = answer(call);
     if (r != SYS_NOT_OURS) return finish(r);
+    before_kernel(call);
     r = to_libc(call);
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_libc_result_slow(r == -1 ? -errno : r);
     if (r >= 0) learn(call, r);
@@ -447,6 +454,7 @@ long sockshim::caught_syscall(long nr, const long (&a)[6]) {
     long r = answer(call);
     const bool may_be_told = starts_with_descriptor(nr) || nr == SYS_socket || nr == SYS_socketpair;
     if (r != SYS_NOT_OURS || !may_be_told) return r;
+    before_kernel(call);
     r = raw_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     trace_libc_result(r);
     if (r >= 0) learn(call, r);
