@@ -22,13 +22,13 @@
 namespace sockshim {
 
 void (*on_attach)() = nullptr;
+constinit a32 shut_out{0};
 
 namespace {
 
 constinit a32 prepared{0};
 constinit u32 process_pid = 0;
 constinit a32 memory_is_shared{0};
-constinit a32 shut_out{0};
 constinit a32 shut_out_said{0};
 
 void share_all() {
@@ -167,8 +167,6 @@ void process_after_identity(identity_change change) {
     timer_thread_release(change.thread, !out);
     critical_leave();
 }
-
-bool process_shut_out() { return shut_out.load_relaxed() != 0; }
 
 void process_exit() {
     if (prepared.load() != 2 || !own_pid()) return;

@@ -1,6 +1,6 @@
 // What this process is in the network: attaching, fork, exec, exit.
 #pragma once
-#include "core/base/types.h"
+#include "core/base/atomic.h"
 
 namespace sockshim {
 
@@ -18,7 +18,8 @@ struct identity_change {
 identity_change process_before_identity(const u32* users, u32 count);
 void process_after_identity(identity_change change);
 // The process has become a user who is not admitted: it can open no file of the network any more.
-bool process_shut_out();
+extern a32 shut_out;
+inline bool process_shut_out() { return SOCKSHIM_UNLIKELY(shut_out.load_relaxed() != 0); }
 
 // The process is about to end: closes what the kernel would close, so that peers see it now and
 // ports are free at once, rather than when a reaper comes by.
