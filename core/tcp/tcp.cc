@@ -331,6 +331,10 @@ int tcp_disconnect(sock& sk, int) {
 u32 tcp_poll(sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
     if (tp.fused.load()) return tcp_fused_poll(sk);
+    // A reset is several stores, the error the first. Linux's poller sleeps until all are done; one that is
+    // awake looks again for a moment. (An error without an end, from ICMP, is seen after it.)
+    constexpr u32 looks = 64;
+    for (u32 i = 0; i < looks && sk.sk_err.load() && sk_state(sk) != TCP_CLOSE; ++i) cpu_relax();
     const u8 state = sk_state(sk);
     if (state == TCP_LISTEN) return sk.sk_ack_backlog.load() ? POLLIN | POLLRDNORM : 0;
     const u8 shutdown = sk.sk_shutdown.load();
