@@ -10,6 +10,7 @@
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 
+#include "core/base/raw_syscall.h"
 #include "core/inet/inet_hashtables.h"
 #include "core/net/handover.h"
 #include "core/tcp/tcp_cong.h"
@@ -328,13 +329,28 @@ int tcp_disconnect(sock& sk, int) {
 // --- readiness -------------------------------------------------------------------------------------------------
 
 // Without the lock: each value is read once, and a change after that wakes the poller.
+// A reset is several stores under the lock, the error the first. Linux's poller sleeps until all are done; one
+// that is awake looks again for a moment. Not with the lock, which may be the caller's, or come before one
+// that he has.
+static void tcp_await_end(const sock& sk) {
+    constexpr u32 looks = 64, yields = 16;
+    for (u32 i = 0; i < looks + yields; ++i) {
+        const bool whole = sk_state(sk) == TCP_CLOSE && sk.sk_shutdown.load() == SHUTDOWN_MASK;
+        if (whole || !(sk.sk_lock.word.load() & robust_lock::owner_mask)) return;
+        if (i < looks)
+            cpu_relax();
+        else
+            raw_syscall(SYS_sched_yield);
+    }
+}
+
 u32 tcp_poll(sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
-    if (tp.fused.load()) return tcp_fused_poll(sk);
-    // A reset is several stores, the error the first. Linux's poller sleeps until all are done; one that is
-    // awake looks again for a moment. (An error without an end, from ICMP, is seen after it.)
-    constexpr u32 looks = 64;
-    for (u32 i = 0; i < looks && sk.sk_err.load() && sk_state(sk) != TCP_CLOSE; ++i) cpu_relax();
+    if (tp.fused.load()) {
+        const u32 mask = tcp_fused_poll(sk);
+        if (SOCKSHIM_LIKELY(tp.fused.load())) return mask; // else it left the fused path meanwhile
+    }
+    if (SOCKSHIM_UNLIKELY(sk.sk_err.load())) tcp_await_end(sk);
     const u8 state = sk_state(sk);
     if (state == TCP_LISTEN) return sk.sk_ack_backlog.load() ? POLLIN | POLLRDNORM : 0;
     const u8 shutdown = sk.sk_shutdown.load();

@@ -477,7 +477,7 @@ void tcp_unfuse(sock& sk) {
 
 u32 tcp_fused_poll(sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
-    u32 mask = sk.sk_err.load_relaxed() ? POLLERR : 0;
+    u32 mask = sk.sk_err.load() ? POLLERR : 0;
     const stream_ring* in = slab_get(tp.rx_ring);
     if (in && ring_used(*in) >= static_cast<u64>(max_of(sk.sk_rcvlowat, 1))) {
         mask |= POLLIN | POLLRDNORM;
