@@ -330,27 +330,27 @@ int tcp_disconnect(sock& sk, int) {
 
 // Without the lock: each value is read once, and a change after that wakes the poller.
 // A reset is several stores under the lock, the error the first. Linux's poller sleeps until all are done; one
-// that is awake looks again for a moment. Not with the lock, which may be the caller's, or come before one
-// that he has.
+// that is awake looks again, for no longer than who writes them may have lost his processor. Not with the
+// lock, which may be the caller's, or come before one that he has.
 static void tcp_await_end(const sock& sk) {
-    constexpr u32 looks = 64, yields = 16;
-    for (u32 i = 0; i < looks + yields; ++i) {
+    constexpr u64 longest_us = 4000;
+    constexpr u32 looks = 64;
+    const u64 began = monotonic_us();
+    for (u32 i = 0;; ++i) {
         const bool whole = sk_state(sk) == TCP_CLOSE && sk.sk_shutdown.load() == SHUTDOWN_MASK;
         if (whole || !(sk.sk_lock.word.load() & robust_lock::owner_mask)) return;
-        if (i < looks)
+        if (i < looks) {
             cpu_relax();
-        else
-            raw_syscall(SYS_sched_yield);
+            continue;
+        }
+        raw_syscall(SYS_sched_yield);
+        if (monotonic_us() - began > longest_us) return;
     }
 }
 
-u32 tcp_poll(sock& sk) {
+// What the packet path's state says, the error apart.
+static u32 tcp_state_poll(const sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
-    if (tp.fused.load()) {
-        const u32 mask = tcp_fused_poll(sk);
-        if (SOCKSHIM_LIKELY(tp.fused.load())) return mask; // else it left the fused path meanwhile
-    }
-    if (SOCKSHIM_UNLIKELY(sk.sk_err.load())) tcp_await_end(sk);
     const u8 state = sk_state(sk);
     if (state == TCP_LISTEN) return sk.sk_ack_backlog.load() ? POLLIN | POLLRDNORM : 0;
     const u8 shutdown = sk.sk_shutdown.load();
@@ -368,8 +368,22 @@ u32 tcp_poll(sock& sk) {
         if ((shutdown & SEND_SHUTDOWN) || tcp_stream_is_writeable(sk)) mask |= POLLOUT | POLLWRNORM;
         if (urg & TCP_URG_VALID) mask |= POLLPRI;
     }
-    if (sk.sk_err.load()) mask |= POLLERR;
     return mask;
+}
+
+u32 tcp_poll(sock& sk) {
+    const tcp_sock& tp = tcp_sk(sk);
+    if (tp.fused.load()) {
+        const u32 mask = tcp_fused_poll(sk);
+        if (SOCKSHIM_LIKELY(tp.fused.load())) return mask; // else it left the fused path meanwhile
+    }
+    for (;;) {
+        const bool error = sk.sk_err.load();
+        if (SOCKSHIM_UNLIKELY(error)) tcp_await_end(sk);
+        const u32 mask = tcp_state_poll(sk);
+        if (error) return mask | POLLERR;
+        if (SOCKSHIM_LIKELY(!sk.sk_err.load())) return mask; // else the end began in between
+    }
 }
 
 int tcp_ioctl(sock& sk, unsigned cmd, unsigned long arg) {
