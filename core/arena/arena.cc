@@ -362,6 +362,8 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 
 static constinit thread_local int own_directory_plus_1 = 0;
 
+void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
+
 int arena_own_table() {
     // By path nothing of the program's table need be copied: what is closed there meanwhile would stay open
     // here for a moment. Who has another root or another user by now must copy it up to the directory.
@@ -381,7 +383,7 @@ int arena_own_table() {
         if (r < 0) return static_cast<int>(r);
         dir = static_cast<int>(r);
     }
-    own_directory_plus_1 = dir + 1;
+    arena_use_own_directory(dir);
     return 0;
 }
 
