@@ -149,6 +149,7 @@ void fd_table_init() { internal_fd_marked = internal_marked; }
 void socket_last_put(socket& s, handle<socket> h) {
     if (s.flags.load() & SOCKF_SHARED) {
         socket_unhold(s, self_proc);
+        carrier_let_go(s);
         if (carrier_held(s)) {
             if (socket_unaccounted(s)) timer_kick_processes();
             return;

@@ -7,6 +7,7 @@
 
 #include "core/arena/private.h"
 #include "core/base/crash_point.h"
+#include "core/base/dirents.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/critical.h"
 
@@ -91,31 +92,13 @@ bool read_acl(long fd, user_list& users) {
     return true;
 }
 
-struct kernel_dirent {
-    u64 inode;
-    i64 next;
-    u16 length;
-    u8 type;
-    char name[];
-};
-
 // Carriers, bells and what belongs to the duty; not the arena and its lock, which nobody opens twice.
 bool for_all(const char* name) {
     return name[0] == 's' || name[0] == 'b' || (name[0] == 'd' && name[1] == 'u');
 }
 
 template <class Visit> long for_each_file(long dir, Visit visit) {
-    alignas(8) char room[2048] = {};
-    long n;
-    while ((n = raw_syscall(SYS_getdents64, dir, ptr_arg(room), sizeof room)) > 0) {
-        for (long at = 0; at < n;) {
-            const auto* const entry = reinterpret_cast<const kernel_dirent*>(room + at);
-            at += entry->length;
-            if (!for_all(entry->name)) continue;
-            if (const long r = visit(entry->name); r < 0) return r;
-        }
-    }
-    return n;
+    return for_each_dirent(dir, [&](const char* name) { return for_all(name) ? visit(name) : 0L; });
 }
 
 long admit_to_file(long dir, const char* name, const user_list& users) {

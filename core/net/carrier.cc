@@ -99,13 +99,14 @@ void keep(u32 index, int fd) {
     k.word.store(high < 0 ? 0 : kept_word(index, high));
 }
 
-void let_go(u32 index) {
+} // namespace
+
+void carrier_let_go(const socket& sock) {
+    const u32 index = socket_handle(sock).index;
     kept_carrier& k = kept_table[index % kept_carriers];
     u64 word = k.word.load();
     if (word >> 32 == index + 1 && k.word.cas(word, 0)) internal_fd_drop(kept_fd(word));
 }
-
-} // namespace
 
 void carrier_forked() {
     for (kept_carrier& k : kept_table) {
@@ -148,7 +149,7 @@ bool carrier_looks_like(int fd) {
 
 int carrier_lock(socket& sock, int fd) {
     if (sock.flags.load() & SOCKF_SHARED) return 0;
-    let_go(socket_handle(sock).index);
+    carrier_let_go(sock);
     struct flock lock {};
     lock.l_type = F_RDLCK;
     const long r = raw_syscall(SYS_fcntl, fd, F_OFD_SETLK, ptr_arg(&lock));

@@ -13,6 +13,9 @@ namespace sockshim {
 // Opens the carrier of `sock` at the lowest free number, as an open file description that no other socket
 // has. Returns the fd or -errno (EMFILE, ENFILE, ENOMEM). cloexec: O_CLOEXEC.
 int carrier_open(const socket& sock, bool cloexec);
+// Lets go of what is kept open for the socket's cell: before the heartbeat is taken, or asked for when others
+// took it (a fork or a message that nobody told us of).
+void carrier_let_go(const socket& sock);
 // In a forked child: what the parent keeps open for carrier_open is not the child's to keep.
 void carrier_forked();
 // Which socket is the descriptor a carrier of, in the attached network? Null handle: none. One fstat.

@@ -1,5 +1,6 @@
 // System calls by instruction, as a program makes them that uses no libc for it. Passes natively, under the
 // shim (where they are the kernel's), and with SOCKSHIM_CATCH=1, where they reach the shim.
+#include "inline_call.h"
 #include "test.h"
 
 #include <linux/audit.h>
@@ -21,18 +22,6 @@ int main(void) {
 
 #define IN(nr, ...) inline_call(nr, (long[6]){__VA_ARGS__})
 #define P(p) ((long)(p))
-
-static inline __attribute__((always_inline)) long inline_call(long nr, const long* a) {
-    register long r10 __asm__("r10") = a[3];
-    register long r8 __asm__("r8") = a[4];
-    register long r9 __asm__("r9") = a[5];
-    long r;
-    __asm__ volatile("syscall"
-                     : "=a"(r)
-                     : "a"(nr), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return r;
-}
 
 static int caught; // SOCKSHIM_CATCH is in force
 

@@ -1,5 +1,7 @@
 // Libc's names as system call instructions, for a program that is linked with this: its calls then pass
 // the preload by, and reach our sockets only with SOCKSHIM_CATCH.
+#include "inline_call.h"
+
 #include <errno.h>
 #include <sys/syscall.h>
 
@@ -8,19 +10,11 @@
     long name(long a, long b, long c, long d, long e, long f) {                                    \
         const long w[6] = {__VA_ARGS__};                                                           \
         (void)a, (void)b, (void)c, (void)d, (void)e, (void)f;                                      \
-        return inline_call(number, w);                                                             \
+        return answer(inline_call(number, w));                                                     \
     }
 #define SAME(name, number) CALL(name, number, a, b, c, d, e, f)
 
-static inline __attribute__((always_inline)) long inline_call(long nr, const long* w) {
-    register long r10 __asm__("r10") = w[3];
-    register long r8 __asm__("r8") = w[4];
-    register long r9 __asm__("r9") = w[5];
-    long r;
-    __asm__ volatile("syscall"
-                     : "=a"(r)
-                     : "a"(nr), "D"(w[0]), "S"(w[1]), "d"(w[2]), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
+static inline long answer(long r) {
     if (r >= 0 || r < -4095) return r;
     errno = (int)-r;
     return -1;
