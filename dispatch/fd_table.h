@@ -94,6 +94,10 @@ bool same_file(u32 pid, int fd, u32 other_pid, int other_fd);
 // One past the highest number that ever was a socket, an epoll set or a descriptor of the library's.
 u32 fd_table_end();
 void fd_table_init();
+// A descriptor of this process that is the kernel's half of socket cell `index` (core/net/kernel_half.h); -1:
+// there is none, or the carrier here is a file still. Noted by whoever makes one or finds it.
+int fd_of_half(u32 index);
+void fd_has_half(u32 index, int fd); // -1: no more
 // In a child after fork, whose holds of sets are its own (eventpoll_forked).
 void fd_table_forked();
 // This process's last reference to `s`, named by `h`, is gone: releases it unless another process holds it.

@@ -13,6 +13,7 @@
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/net_rx.h"
 #include "core/net/reaper.h"
 #include "core/net/timer.h"
@@ -131,6 +132,7 @@ void process_before_exec() {
     if (prepared.load() != 2 || !own_pid()) return; // a vfork child execs, not we
     share_all();
     note_epolls();
+    kernel_half_for_each([](socket& s, int) { kernel_half_unwatch(s, self_proc); });
     process_exec(true);
     timer_kick_processes();
 }
