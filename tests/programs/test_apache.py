@@ -75,14 +75,17 @@ def serves(w, shim, mpm):
     same("chunks", sums["lines.html"], sha(c.out()))
     big = [fetch_big(w, p.url + "big", shim, "100 MB"), fetch_big(w, p.tls + "big", shim, "100 MB by TLS", "--cacert", crt)]
     same("100 MB, and by TLS", [sums["big"]] * 2, big)
-    wrk_figure(w, p.url + "small", shim, "1 KB")
-    wrk_figure(w, p.url + "page", shim, "100 KB")
+    # A process that is one too many closes its kept connections, whatever may be on its way there.
+    wrk_figure(w, p.url + "small", shim, "1 KB", may_end=True)
+    wrk_figure(w, p.url + "page", shim, "100 KB", may_end=True)
     for how in ([], ["-k"]):
         load = w.start(need("ab"), "-q", "-t", 2, "-n", 10000000, "-c", 8, *how, p.url + "small", shim=shim)
         for _ in range(2):
             time.sleep(0.4)
             graceful(w, p)
-        outcome += re.findall("Failed requests: .*|Non-2xx.*", load.ok().text())
+        # A kept connection may end when the next request is on its way: ab's "Length", also with the kernel.
+        outcome += re.findall("Failed requests: .*" if not how else "Connect: .*Receive: [1-9].*|Exceptions: [1-9].*|Non-2xx.*",
+                              load.ok().text())
     for port in p.ports:
         w.ours(port, shim)
     p.kill(signal.SIGWINCH)
