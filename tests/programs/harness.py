@@ -80,6 +80,11 @@ def short(value):
     return text if len(text) < 1200 else "%s ... (%d characters)" % (text[:1200], len(text))
 
 
+def digits(number):
+    """Three of them."""
+    return "%s" % float("%.3g" % number) if number < 100 else format(int(float("%.3g" % number)), ",")
+
+
 def sha(data):
     return hashlib.sha256(data).hexdigest()
 
@@ -324,6 +329,7 @@ class World:
         if TRACE:
             self.env = {"SOCKSHIM_TRACE": os.path.join(TRACE, name + ".%n.%p"), "SOCKSHIM_TRACE_RING": "0"}
         self.programs = []
+        self.figures = {}  # the kernel's, until ours stand beside them
         self.keep = False  # closed by whoever set it
         self.work = tempfile.mkdtemp(prefix="sockshim-test-")
         # tmpfs, where the carriers' locks and the arena's pages cost what they cost in use
@@ -368,6 +374,15 @@ class World:
             say("the kernel never saw port %d: the bytes went through the shim" % port)
         elif not known:
             raise Failure("the kernel does not show port %d, so this test proves nothing" % port)
+
+    def figure(self, what, unit, value, shim):
+        """What the program measured, natively first. It is told and never judged; gen_programs_doc collects the lines."""
+        if not shim:
+            self.figures[what] = value
+        else:
+            native = self.figures.pop(what)
+            say("figure: %s: %s %s with the kernel, %s ours (%.2fx)"
+                % (what, digits(native), unit, digits(value), value / native))
 
     def settle(self, retry, what, seconds=None):
         """Repeats a client that is refused until its server listens. `retry` starts it."""
