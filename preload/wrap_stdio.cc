@@ -88,7 +88,8 @@ SOCKSHIM_WRAP_ALIAS(tmpfile64, tmpfile)
 
 SOCKSHIM_WRAP(FILE*, popen, (const char* command, const char* mode)) {
     share_sockets();
-    look_at_shell();
+    const environ_lent env;
+    look_at_shell(env.get());
     return made_stream(real::popen(command, mode));
 }
 SOCKSHIM_WRAP_ALIAS(_IO_popen, popen)
