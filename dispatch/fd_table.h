@@ -20,7 +20,7 @@ enum fd_kind : u32 {
         3, // a kernel epoll set that has an eventpoll of ours beside it; index: eventpoll cell
     FD_INTERNAL = 4, // a descriptor of the library's own; the program sees EBADF
     FD_LIBC_TRACED =
-        5, // while there is a trace: a socket of the kernel's, or a set of such; recorded
+        5,         // while there is a trace: a socket of the kernel's, or a set of such; recorded
     FD_CLOSED = 6, // nothing is there; in the table only while the number is being closed
 };
 
@@ -68,7 +68,8 @@ struct socket_ref {
     u32 index;
     bool fput_needed;
 };
-int sockfd_lookup_light(int fd, socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one too)
+int sockfd_lookup_light(int fd,
+                        socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one too)
 void fput_light(const socket_ref& ref);
 
 // The same for an epoll set. Null set: `fd` is none of ours. A wait goes on when the number is closed or

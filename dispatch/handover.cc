@@ -18,6 +18,7 @@
 #include "core/net/handover.h"
 #include "core/net/proto.h"
 #include "core/trace/trace.h"
+#include "dispatch/process.h"
 #include "dispatch/replay.h"
 #include "dispatch/socketcall.h"
 
@@ -106,7 +107,9 @@ bool kernel_port_taken(const sockaddr_in& at) {
 
 } // namespace
 
+// The kernel's sockets are of the thread's own namespace.
 bool network_hands_over() {
+    if (process_shut_out()) return false;
     static constinit atomic_cell<u32> answer{0};
     u32 a = answer.load();
     if (SOCKSHIM_UNLIKELY(!a)) {

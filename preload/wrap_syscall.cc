@@ -20,6 +20,8 @@ extern "C" {
 int wrap_execve(const char* path, char* const* argv, char* const* envp) asm("execve");
 int wrap_execveat(int dir, const char* path, char* const* argv, char* const* envp,
                   int flags) asm("execveat");
+int wrap_unshare(int flags) asm("unshare");
+int wrap_setns(int fd, int type) asm("setns");
 [[noreturn]] void wrap__exit(int status) asm("_exit");
 }
 
@@ -349,8 +351,7 @@ long learn(const call_words& c, long r) {
 #endif
         made(static_cast<int>(r));
         break;
-    case SYS_openat:
-        return opened(c.ptr<const char>(1), c.fd(2), static_cast<int>(r));
+    case SYS_openat: return opened(c.ptr<const char>(1), c.fd(2), static_cast<int>(r));
 #ifdef SYS_openat2
     case SYS_openat2: // its flags lie in a structure, whose first word they are
         return opened(c.ptr<const char>(1), static_cast<int>(*c.ptr<u64>(2)), static_cast<int>(r));
@@ -439,6 +440,8 @@ long answer(const call_words& call) {
     case SYS_setgroups:
     case SYS_capset:
     case SYS_chroot: return identity_like(call);
+    case SYS_unshare: return wrap_unshare(call.fd(0)) == 0 ? 0 : -errno;
+    case SYS_setns: return wrap_setns(call.fd(0), call.fd(1)) == 0 ? 0 : -errno;
     case SYS_io_uring_setup:
         // Its operations would pass us by; programs fall back when it is missing. Also before the
         // first socket of ours: rings stay.

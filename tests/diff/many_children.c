@@ -6,9 +6,7 @@ enum { CHILDREN = 500, ROUND = 1000 };
 static pid_t kids[CHILDREN];
 static int l;
 static struct sockaddr_in la;
-static struct counters {
-    int up, served[CHILDREN];
-}* shared;
+static struct counters { int up, served[CHILDREN]; } * shared;
 
 static void child(int me) {
     signal(SIGALRM, SIG_DFL);
@@ -30,8 +28,8 @@ static void child(int me) {
 static int ask(int k, unsigned n, unsigned* who) {
     unsigned answer[2] = {0, 0};
     char more;
-    int ok = recv(k, answer, sizeof answer, MSG_WAITALL) == sizeof answer && answer[0] == n * 7 + 1 &&
-             recv(k, &more, 1, 0) == 0;
+    int ok = recv(k, answer, sizeof answer, MSG_WAITALL) == sizeof answer &&
+             answer[0] == n * 7 + 1 && recv(k, &more, 1, 0) == 0;
     *who = answer[1];
     return ok;
 }
@@ -97,7 +95,8 @@ int main(void) {
     kill(kids[CHILDREN - 1], SIGKILL);
     waitpid(kids[CHILDREN - 1], 0, 0);
     int k = tcp(), r = 0;
-    for (int i = 0; i < 500 && (r = connect(k, SA(&la), sizeof la)) == 0; i++) close(k), k = tcp(), nap(10);
+    for (int i = 0; i < 500 && (r = connect(k, SA(&la), sizeof la)) == 0; i++)
+        close(k), k = tcp(), nap(10);
     T(r);
     return 0;
 }

@@ -28,7 +28,8 @@ int main(void) {
     V(freopen(path, "r", null) == 0), say("%s", en(errno));
     int high = fcntl(s, F_DUPFD, 100), low = dup(0);
     dup2(s, 0);
-    T(open("/dev/stdin", O_RDONLY)), T(open("/dev/fd/0", O_RDWR)), T(open("/dev/stdin", O_PATH) < 0);
+    T(open("/dev/stdin", O_RDONLY)), T(open("/dev/fd/0", O_RDWR)),
+        T(open("/dev/stdin", O_PATH) < 0);
     dup2(low, 0), close(low), close(high);
     section("the same socket by all ways");
     struct stat st2;

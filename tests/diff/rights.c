@@ -109,7 +109,8 @@ static void within(void) {
     section("a set of several, of all kinds");
     fresh();
     struct sockaddr_in la, ua;
-    int l = listener(4, &la), u = udp(&ua), f = open("/dev/null", O_RDWR), p[2], ep = epoll_create1(0);
+    int l = listener(4, &la), u = udp(&ua), f = open("/dev/null", O_RDWR), p[2],
+        ep = epoll_create1(0);
     pipe(p);
     struct epoll_event ev = {EPOLLIN, {.u64 = 4}};
     epoll_ctl(ep, EPOLL_CTL_ADD, u, &ev);
@@ -139,8 +140,9 @@ static void cut(void) {
     section("cut off: no room, room for one of three, no control at all, plain read");
     fresh();
     int three[] = {s, c, s};
-    static const size_t rooms[] = {0, sizeof(struct cmsghdr) - 1, sizeof(struct cmsghdr), CMSG_LEN(4),
-                                   CMSG_SPACE(8), CMSG_LEN(12)};
+    static const size_t rooms[] = {
+        0,           sizeof(struct cmsghdr) - 1, sizeof(struct cmsghdr), CMSG_LEN(4), CMSG_SPACE(8),
+        CMSG_LEN(12)};
     for (unsigned i = 0; i < sizeof rooms / sizeof *rooms; i++) {
         Q(give(un[0], three, 3));
         int n = take_by(un[1], d, rooms[i], 0, 0);

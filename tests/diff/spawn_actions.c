@@ -138,8 +138,8 @@ static void attributes(void) {
     posix_spawnattr_setsigdefault(&at, &set);
     sigemptyset(&set);
     posix_spawnattr_setsigmask(&at, &set);
-    posix_spawnattr_setflags(&at, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK |
-                                      POSIX_SPAWN_SETSID);
+    posix_spawnattr_setflags(&at,
+                             POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
     fresh();
     pid_t p = 0;
     int tell[] = {s};
@@ -150,16 +150,15 @@ static void attributes(void) {
 }
 
 static void becoming(void) {
-    static const char* const kinds[] = {"execve", "execle",   "execvpe", "fexecve",
-                                        "execveat path", "execveat fd", "syscall", "execv",
-                                        "clearenv"};
+    static const char* const kinds[] = {"execve",  "execle",        "execvpe",
+                                        "fexecve", "execveat path", "execveat fd",
+                                        "syscall", "execv",         "clearenv"};
     char* none[] = {0};
     char* some[] = {(char*)"PATH=/bin", (char*)"X=1", 0};
     for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
         for (int clean = 0; clean < 2; clean++) {
             char title[64];
-            snprintf(title, sizeof title, "%s, %s environment", kinds[i],
-                     clean ? "no" : "a small");
+            snprintf(title, sizeof title, "%s, %s environment", kinds[i], clean ? "no" : "a small");
             section(title);
             fresh();
             pid_t p = fork();
