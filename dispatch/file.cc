@@ -74,10 +74,12 @@ constexpr std::size_t MAX_RW_COUNT = 0x7ffff000;
 template <class Call> long vectored(int fd, const iovec* iov, int n, Call call) {
     if (const long err = ours(fd)) return err;
     if (n < 0) return -EINVAL;
-    iovec store[UIO_MAXIOV];
-    iov_iter it;
-    const i64 total = import_iovec(iov, static_cast<std::size_t>(n), store, it);
-    return total <= 0 ? total : call(it); // nothing to move: the socket is not asked
+    const auto count = static_cast<std::size_t>(n);
+    return with_iovecs(count, [&](iovec* store) -> i64 {
+        iov_iter it;
+        const i64 total = import_iovec(iov, count, store, it);
+        return total <= 0 ? total : call(it); // nothing to move: the socket is not asked
+    });
 }
 
 } // namespace
