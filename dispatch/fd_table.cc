@@ -17,6 +17,7 @@
 #include "core/net/kernel_half.h"
 #include "core/net/reaper.h"
 #include "core/net/timer.h"
+#include "core/sync/critical.h"
 #include "core/trace/trace.h"
 #include "dispatch/process.h"
 
@@ -206,18 +207,19 @@ void socket_last_put(socket& s, handle<socket> h) {
     sock_release(s);
 }
 
-fd_kind fd_classify(int fd) {
+// One look at the number decides, since other threads may close it and make it anew meanwhile.
+fd_kind fd_look(int fd) {
     if (static_cast<u32>(fd) >= fd_table_size) return FD_LIBC;
     const u32 entry = fd_table[fd].load();
-    if (entry != FD_UNKNOWN) return fd_entry_kind(entry);
+    if (entry != FD_UNKNOWN) return entry == FD_CLOSED ? FD_CLOSED : fd_entry_kind(entry);
     struct stat st {};
-    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) < 0) return FD_LIBC; // closed: stays unknown
-    const bool may_be = S_ISREG(st.st_mode) || S_ISSOCK(st.st_mode);
-    if (may_be && carrier_looks_like(fd) && process_attach() == 0) {
-        const handle<socket> h = carrier_identify(fd);
+    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) < 0) return FD_CLOSED; // stays unknown
+    const bool half = S_ISSOCK(st.st_mode);
+    if ((half ? kernel_half_looks_like(fd) : carrier_looks_like(st)) && process_attach() == 0) {
+        const handle<socket> h = carrier_identify(st);
         if (h) {
-            fd_install_socket(fd, h);
-            if (S_ISSOCK(st.st_mode)) fd_has_half(h.index, fd);
+            fd_install_duplicate(fd, h);
+            if (half) fd_has_half(h.index, fd);
             return FD_SOCKET;
         }
     }
@@ -226,6 +228,11 @@ fd_kind fd_classify(int fd) {
     u32 expected = FD_UNKNOWN;
     fd_table[fd].cas(expected, libc_entry(st));
     return FD_LIBC;
+}
+
+fd_kind fd_classify(int fd) {
+    const fd_kind kind = fd_look(fd);
+    return kind == FD_CLOSED ? FD_LIBC : kind;
 }
 
 void fd_installed(int fd) {
@@ -249,6 +256,18 @@ void fd_install_socket(int fd, handle<socket> s) {
     }
     note_highest(at);
     replace_entry(at, make_entry(FD_SOCKET, s.index));
+}
+
+void fd_install_duplicate(int fd, handle<socket> s) {
+    fd_install_socket(fd, s);
+    if (SOCKSHIM_LIKELY(__libc_single_threaded)) return;
+    for (handle<socket> is; !((is = carrier_identify(fd)) == s); s = is) {
+        u32 wrong = make_entry(FD_SOCKET, s.index);
+        if (!fd_table[fd].cas(wrong, FD_UNKNOWN)) return; // who changed it has told the table
+        drop_entry(make_entry(FD_SOCKET, s.index));
+        if (!is) return;
+        fd_install_socket(fd, is);
+    }
 }
 
 void fd_install_epoll(int fd, u32 index) {
@@ -280,9 +299,13 @@ void fd_forget(int fd) {
 }
 
 long fd_close(int fd) {
-    const u32 old = fd_table[fd].exchange(FD_UNKNOWN);
+    critical_enter(); // a handler might not come back
+    const u32 old = fd_table[fd].exchange(FD_CLOSED);
     keep_kernel_half(fd, old);
     const long r = raw_syscall(SYS_close, fd);
+    u32 closed = FD_CLOSED; // unless somebody has it again
+    fd_table[fd].cas(closed, FD_UNKNOWN);
+    critical_leave();
     drop_entry(old);
     return r;
 }
@@ -293,8 +316,9 @@ int sockfd_lookup_light(int fd, socket_ref& ref) {
         const u32 entry = fd_table[fd].load();
         if (SOCKSHIM_UNLIKELY(fd_entry_kind(entry) != FD_SOCKET)) {
             if (fd_entry_kind(entry) == FD_INTERNAL) return -EBADF;
-            if (entry == FD_UNKNOWN && fd_classify(fd) == FD_SOCKET) continue;
-            return static_cast<int>(SYS_NOT_OURS);
+            const fd_kind kind = entry == FD_UNKNOWN || entry == FD_CLOSED ? fd_look(fd) : FD_LIBC;
+            if (kind == FD_SOCKET) continue;
+            return kind == FD_CLOSED ? -EBADF : static_cast<int>(SYS_NOT_OURS);
         }
         const u32 index = fd_entry_index(entry);
         if (SOCKSHIM_UNLIKELY(timer_thread_state.load_relaxed() == TIMER_WANTED)) {
@@ -364,6 +388,10 @@ void fd_table_for_each(void (*visit)(int fd, u32 entry, void* arg), void* arg) {
 
 void fd_table_forked() {
     // The parent's other threads, and the calls they were in, do not exist here.
+    for (u32 fd = 0; fd < fd_table_end(); ++fd) {
+        u32 closed = FD_CLOSED;
+        fd_table[fd].cas(closed, FD_UNKNOWN);
+    }
     fd_table_for_each(
         [](int, u32 entry, void*) {
             const u32 index = fd_entry_index(entry);

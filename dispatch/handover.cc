@@ -21,6 +21,7 @@
 #include "core/trace/trace.h"
 #include "dispatch/fd_table.h"
 #include "dispatch/kernel_half.h"
+#include "dispatch/process.h"
 #include "dispatch/replay.h"
 #include "dispatch/socketcall.h"
 
@@ -133,7 +134,9 @@ sides_kind sides() {
     return static_cast<sides_kind>(a - 1);
 }
 
+// The kernel's sockets are of the thread's own namespace.
 bool network_hands_over() {
+    if (process_shut_out()) return false;
     static constinit atomic_cell<u32> answer{0};
     u32 a = answer.load();
     if (SOCKSHIM_UNLIKELY(!a)) {

@@ -20,11 +20,6 @@ namespace {
 constexpr i64 carrier_stamp = 0x50c4'0000;
 constexpr i64 carrier_stamp_layout = 1;
 
-bool stamped(const struct stat& st) {
-    return S_ISREG(st.st_mode) && st.st_mtim.tv_sec == carrier_stamp + carrier_stamp_layout &&
-           st.st_mtim.tv_nsec >= 0 && st.st_mtim.tv_nsec < static_cast<i64>(max_sockets);
-}
-
 // Makes the file of a cell that never had one, or lost it, and returns the descriptor of it: read-only
 // though it is new, so that the program can hold it, and three system calls instead of five. Killed before
 // the inode is stored: the next user of the cell stamps the file that is there.
@@ -132,20 +127,29 @@ int carrier_open(const socket& sock, bool cloexec) {
     return make(index, name, flags);
 }
 
-handle<socket> carrier_identify(int fd) {
-    struct stat st {};
-    if (!arena_attached() || raw_syscall(SYS_fstat, fd, ptr_arg(&st))) return {};
-    if (S_ISSOCK(st.st_mode)) return kernel_half_find(st.st_ino);
-    if (!stamped(st) || st.st_dev != arena_device()) return {};
-    const u32 index = static_cast<u32>(st.st_mtim.tv_nsec);
-    if (carrier_inode(index).load() != st.st_ino) return {};
-    return slab_handle_at<socket>(index);
+bool carrier_looks_like(const struct stat& st) {
+    return S_ISREG(st.st_mode) && st.st_mtim.tv_sec == carrier_stamp + carrier_stamp_layout &&
+           st.st_mtim.tv_nsec >= 0 && st.st_mtim.tv_nsec < static_cast<i64>(max_sockets);
 }
 
 bool carrier_looks_like(int fd) {
     struct stat st {};
     if (raw_syscall(SYS_fstat, fd, ptr_arg(&st))) return false;
-    return S_ISSOCK(st.st_mode) ? kernel_half_looks_like(fd) : stamped(st);
+    return S_ISSOCK(st.st_mode) ? kernel_half_looks_like(fd) : carrier_looks_like(st);
+}
+
+handle<socket> carrier_identify(int fd) {
+    struct stat st {};
+    return raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 ? carrier_identify(st) : handle<socket>{};
+}
+
+handle<socket> carrier_identify(const struct stat& st) {
+    if (!arena_attached()) return {};
+    if (S_ISSOCK(st.st_mode)) return kernel_half_find(st.st_ino);
+    if (!carrier_looks_like(st) || st.st_dev != arena_device()) return {};
+    const u32 index = static_cast<u32>(st.st_mtim.tv_nsec);
+    if (carrier_inode(index).load() != st.st_ino) return {};
+    return slab_handle_at<socket>(index);
 }
 
 int carrier_lock(socket& sock, int fd) {

@@ -433,7 +433,7 @@ void call_back() {
 } // namespace
 
 void timer_thread_start() {
-    if (!arena_directory()[0]) return;
+    if (!arena_directory()[0] || process_abroad()) return;
     u32 seen;
     do {
         while ((seen = timer_thread_state.load()) == TIMER_HELD) raw_syscall(SYS_sched_yield);
@@ -452,7 +452,8 @@ void timer_thread_start() {
 
 void timer_thread_forked() {
     background_forked();
-    if (timer_thread_state.load() != TIMER_IDLE) timer_thread_state.store(TIMER_WANTED);
+    if (timer_thread_state.load() == TIMER_IDLE) return;
+    timer_thread_state.store(process_abroad() ? TIMER_IDLE : TIMER_WANTED);
 }
 
 u32 timer_thread_hold() {
