@@ -76,7 +76,7 @@ class Clients:
         text = json.dumps(self.service.loads())
         self.program = self.w.guest(load, text, stdin=subprocess.PIPE, name="load", prefix=self.service.as_user(),
                                     cwd=self.service.top)
-        self.tree = Tree("client", self.program, ())
+        self.tree = Tree("client", self.program, (), self.service.top)
         self.program.until("^ready", "out")
         self.heard = 1
         self.ask("go" if self.going else "pause")
@@ -110,7 +110,7 @@ class Site:
             self.clients.append(Clients(service))
 
     def start(self, role):
-        self.trees[role] = Tree(role, self.service.start(role), self.service.roles[role])
+        self.trees[role] = Tree(role, self.service.start(role), self.service.roles[role], self.service.top)
 
     # --- load ---
 

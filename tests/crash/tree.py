@@ -17,11 +17,11 @@ def adopt_orphans():
 
 
 def stat(pid):
-    """State letter, parent and start time; None when there is no such process."""
+    """State letter, parent, start time and session; None when there is no such process."""
     try:
         with open("/proc/%d/stat" % pid) as f:
             fields = f.read().rsplit(")", 1)[1].split()
-        return fields[0], int(fields[1]), int(fields[19])
+        return fields[0], int(fields[1]), int(fields[19]), int(fields[3])
     except (OSError, IndexError):
         return None
 
@@ -66,6 +66,11 @@ def reap_orphans(programs):
                 os.waitpid(int(entry), os.WNOHANG)
 
 
+def session(pid):
+    s = stat(pid)
+    return s and s[3]
+
+
 def below(process, children):
     """The process and all that descend from it, parents first."""
     found = [process]
@@ -99,22 +104,32 @@ def own_memory(pid):
 class Tree:
     """One program of a service and whoever it started."""
 
-    def __init__(self, role, program, kinds):
-        """kinds: (kind, expression for the command line) of its descendants; the first that fits counts."""
-        self.role, self.program = role, program
+    def __init__(self, role, program, kinds, folder):
+        """kinds: (kind, expression for the command line) of its descendants; the first that fits counts. An orphan that nobody
+        saw before is the program's by his session, or works below the folder."""
+        self.role, self.program, self.folder = role, program, folder
         self.kinds = [(kind, re.compile(expression)) for kind, expression in kinds]
         self.seen = set()
 
     def members(self):
-        """(process, kind) of all that live, also of orphans who were seen before their parent ended."""
+        """(process, kind) of all that live."""
         children = all_children()
-        ours = below(Process(os.getpid(), 0), children)[1:]
+        started = {p.pid for p in self.program.world.programs}
+        orphans = [p for p in children.get(os.getpid(), []) if p.pid not in started and self.left(p.pid)]
         found = []
-        for p in ours:
-            if p not in found and (p in self.seen or (p.pid == self.program.pid and self.program.running())):
+        for p in below(Process(os.getpid(), 0), children)[1:]:
+            if p in self.seen or p in orphans or (p.pid == self.program.pid and self.program.running()):
                 found += [q for q in below(p, children) if q not in found]
         self.seen = set(found)
         return [(p, self.kind_of(p.pid)) for p in found]
+
+    def left(self, pid):
+        if session(pid) == self.program.pid:
+            return True
+        try:
+            return session(pid) == pid and (os.readlink("/proc/%d/cwd" % pid) + "/").startswith(self.folder + "/")
+        except OSError:
+            return False
 
     def kind_of(self, pid):
         if pid == self.program.pid:
