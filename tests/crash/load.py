@@ -117,7 +117,7 @@ class Echo(Flow):
             while part := s.recv(1 << 16):
                 must_be("echo at %d" % at, data[at:at + len(part)], part)
                 at += len(part)
-                if at == len(data):
+                if at == len(data) and not self.half_close:
                     s.shutdown(socket.SHUT_WR)
         finally:
             with contextlib.suppress(OSError):
@@ -305,6 +305,19 @@ class Curl(Tool):
         if done.returncode == 0 and len(done.stdout) == len(expected):
             return must_be("by curl", expected, done.stdout)
         raise Interrupted(done.stderr)
+
+
+class Program(Tool):
+    """Load for its own sake: what it does is not looked at."""
+
+    def __init__(self, number, argv):
+        super().__init__(number, 0)
+        self.argv = argv
+
+    def once(self):
+        done = self.run(*self.argv)
+        if done.returncode:
+            raise Interrupted(done.stderr)
 
 
 class Mariadb(Tool):

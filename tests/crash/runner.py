@@ -14,19 +14,25 @@ KEPT_CARRIERS, KEPT_WAITERS = 8, 128
 
 # --- the arena -------------------------------------------------------------------------------------------------------
 
-def arena(net):
-    found = glob.glob(os.path.join(net, "sockshim-*", "*", "arena"))
-    if len(found) != 1:
-        raise Failure("networks below %s: %s" % (net, found))
-    return found[0]
+def arenas(net):
+    """Of all users' networks below `net`."""
+    return glob.glob(os.path.join(net, "sockshim-*", "*", "arena"))
 
 
-def cells(net, *options):
-    """Region to cells in use, of the one network below `net`; "process" to processes."""
+def arena_bytes(net):
+    """Memory of the arenas' files; it is never given back."""
+    return sum(os.stat(a).st_blocks * 512 for a in arenas(net))
+
+
+def cells(net):
+    """Region to cells in use in all networks below `net`; "process" to processes."""
     if NATIVE:
         return {}
-    text = subprocess.run([tool("arena_cells"), arena(net), *options], check=True, capture_output=True, text=True).stdout
-    found = {n: int(used) for n, used in re.findall(r"^(\S+) (\d+) \d+$", text, re.M)}
+    found = {}
+    for a in arenas(net):
+        text = subprocess.run([tool("arena_cells"), a], check=True, capture_output=True, text=True).stdout
+        for name, used in re.findall(r"^(\S+) (\d+) \d+$", text, re.M):
+            found[name] = found.get(name, 0) + int(used)
     # A ring's extent grows with what goes through; that there are no more of them is what counts.
     found["extent"] = sum(found.pop(n) for n in list(found) if n.startswith("extent-"))
     return found
@@ -54,8 +60,9 @@ def back_to(net, baseline, what, but=("timewait_sock",), seconds=None):
     try:
         wait_until("", lambda: not growth(baseline, cells(net), but), seconds)
     except Failure:
-        listing = subprocess.run([tool("arena_cells"), arena(net), "--list"], capture_output=True, text=True).stdout
-        raise Failure("the arena has grown (%s): %s\n%s" % (what, growth(baseline, cells(net), but), listing[-6000:]))
+        lists = [subprocess.run([tool("arena_cells"), a, "--list"], capture_output=True, text=True).stdout for a in arenas(net)]
+        listed = [line for line in "".join(lists).splitlines() if "timewait_sock" not in line]
+        raise Failure("the arena has grown (%s): %s\n%s" % (what, growth(baseline, cells(net), but), "\n".join(listed[:200])))
 
 
 # --- a service under load -----------------------------------------------------------------------------------------
@@ -63,9 +70,12 @@ def back_to(net, baseline, what, but=("timewait_sock",), seconds=None):
 class Clients:
     """A load process (load.py) and what it has said."""
 
-    def __init__(self, service):
+    def __init__(self, service, tools):
         self.service, self.w = service, service.w
+        self.loads = json.dumps(service.loads() + (service.tools() if tools else []))
         self.going = False
+        self.exchanges = 0  # of those that were killed
+        self.last = None
         self.start()
 
     def command(self, what):
@@ -73,33 +83,46 @@ class Clients:
         return self.ask(what)
 
     def start(self):
-        text = json.dumps(self.service.loads())
-        self.program = self.w.guest(load, text, stdin=subprocess.PIPE, name="load", prefix=self.service.as_user(),
+        self.program = self.w.guest(load, self.loads, stdin=subprocess.PIPE, name="load", prefix=self.service.as_user(),
                                     cwd=self.service.top)
         self.tree = Tree("client", self.program, (), self.service.top)
-        self.program.until("^ready", "out")
-        self.heard = 1
+        self.output = open(self.program.out_path)
+        self.line = ""
+        wait_until("a client is ready", lambda: self.answer() == "ready")
         self.ask("go" if self.going else "pause")
+
+    def replace(self, rng):
+        """One that was killed, by another."""
+        self.tree.kill_all(rng)
+        self.exchanges += sum(self.last["done"])
+        self.output.close()
+        self.start()
+
+    def answer(self):
+        """The next line, None while there is none."""
+        self.line += self.output.readline()
+        if self.line.endswith("\n"):
+            line, self.line = self.line, ""
+            return line.rstrip("\n")
+        if not self.program.running():
+            raise Failure("a client ended with %s: %s" % (self.program.process.returncode, self.program.err()[-1500:]))
+        return None
 
     def ask(self, command):
         self.program.write(command + "\n")
+        self.last = json.loads(wait_until("the client answers \"%s\"" % command, self.answer))
+        if self.last["wrong"]:
+            raise Failure("%s: %s" % (self.service.name(), self.last["wrong"]))
+        return self.last
 
-        def answer():
-            lines = self.program.text().split("\n")
-            if len(lines) - 1 > self.heard:
-                return lines[self.heard]
-            if not self.program.running():
-                raise Failure("a client ended with %s: %s" % (self.program.process.returncode, self.program.err()[-1500:]))
-            return None
-        status = json.loads(wait_until("the client answers \"%s\"" % command, answer))
-        self.heard += 1
-        if status["wrong"]:
-            raise Failure("%s: %s" % (self.service.name(), status["wrong"]))
-        return status
+    def total(self):
+        return self.exchanges + sum(self.last["done"])
 
 
 class Site:
-    def __init__(self, service, rng, clients=1):
+    """One service with its clients, under load and watched."""
+
+    def __init__(self, service, rng, clients=1, tools=False):
         self.service, self.w, self.rng = service, service.w, rng
         self.trees = {}
         self.kills = self.restarts = 0
@@ -107,7 +130,7 @@ class Site:
         for role in service.roles:
             self.start(role)
         for _ in range(clients):
-            self.clients.append(Clients(service))
+            self.clients.append(Clients(service, tools))
 
     def start(self, role):
         self.trees[role] = Tree(role, self.service.start(role), self.service.roles[role], self.service.top)
@@ -167,8 +190,7 @@ class Site:
                 self.restarts += 1
         for c in self.clients:
             if not c.program.running():
-                c.tree.kill_all(self.rng)
-                c.start()
+                c.replace(self.rng)
         reap_orphans(self.w.programs)
 
     def end_of(self, tree):
@@ -189,10 +211,7 @@ class Site:
         """One process of the kind, as soon as there is one. False: there was none for a while."""
         end = time.monotonic() + 5
         while time.monotonic() < end:
-            if kind == "client":
-                found = [Process(self.rng.choice(self.clients).program.pid, 0)]
-            else:
-                found = [p for p, k in self.members() if k == kind]
+            found = [p for p, k in self.members() if k == kind]
             if found and self.kill([self.rng.choice(found)]):
                 return True
             self.manage()
@@ -209,6 +228,27 @@ class Site:
             victims.append((Process(c.program.pid, 0), "client"))
         self.kill([p for p, _ in victims])
         return " ".join(k for _, k in victims)
+
+    def restart(self):
+        """Some role is told to end, as a service manager does; `manage` starts it again."""
+        role = self.rng.choice(list(self.trees))
+        tree = self.trees[role]
+        tree.members()
+        tree.program.kill(self.service.stop)
+        tree.program.wait()
+        return "an end of " + role
+
+    def reload(self):
+        """Some role reads its configuration anew, if it can."""
+        if not self.service.reload:
+            return None
+        role, sig = self.rng.choice(list(self.service.reload.items()))
+        self.trees[role].program.kill(sig)
+        return "a reload of " + role
+
+    def kill_client(self):
+        self.kill([Process(self.rng.choice(self.clients).program.pid, 0)])
+        return "a kill of a client"
 
     def end(self):
         """Everybody, in any order."""
@@ -228,7 +268,8 @@ class Site:
         return {p: descriptors(p.pid) for tree in self.trees.values() for p, _ in tree.members()}
 
     def memory(self):
-        return {p: own_memory(p.pid) for tree in self.trees.values() for p, _ in tree.members()}
+        """Kilobytes of the mains."""
+        return {tree.role: own_memory(tree.program.pid) for tree in self.trees.values()}
 
 
 def no_more_descriptors(before, now):

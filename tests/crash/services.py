@@ -2,9 +2,9 @@
 
 A service has roles (programs that a service manager would start) and, below each, kinds of processes. What is here starts
 everything with the flags that its documentation gives; nothing is repeated until it succeeds."""
-import glob, os, shutil, stat, subprocess
+import glob, os, signal, stat
 
-from harness import LOOPBACK, PYTHON, Skip, need
+from harness import LOOPBACK, Skip, need
 from load import HTTP_SIZES, contents
 
 NOBODY = 65534
@@ -14,7 +14,8 @@ class Service:
     needs = ()
     roles = {}  # role: ((kind, expression for the command line of its processes), ...)
     user = 0  # of all its programs and clients: whose network it is
-    memory = 64 << 10  # kilobytes by which a process may grow in an hour (soak)
+    stop = signal.SIGTERM
+    reload = {}  # role: signal
 
     def __init__(self, w):
         need(*self.needs)
@@ -44,6 +45,10 @@ class Service:
     def loads(self):
         """What load.load takes."""
         raise NotImplementedError
+
+    def tools(self):
+        """Further load, unverified, for the soak test."""
+        return []
 
     def start(self, role):
         return self.launch(role, *self.argv(role))
@@ -92,6 +97,8 @@ http {
 class Nginx(Service):
     needs = ("nginx", "curl")
     roles = {"nginx master": (("nginx worker", "worker process"),)}
+    stop = signal.SIGQUIT
+    reload = {"nginx master": signal.SIGHUP}
 
     def prepare(self):
         self.config = nginx_config(self, self.port, "worker_processes 2;", self.files_to_serve())
@@ -101,6 +108,9 @@ class Nginx(Service):
 
     def loads(self):
         return [["Http", 4, {"port": self.port}], ["Curl", 1, {"port": self.port}]]
+
+    def tools(self):
+        return [["Program", 1, {"argv": ["wrk", "-t1", "-c8", "-d2s", "http://%s:%d/middle" % (LOOPBACK, self.port)]}]]
 
 
 def nginx_config(service, port, processes, www):
@@ -134,6 +144,7 @@ DocumentRoot %(www)s
 class Apache(Service):
     needs = ("apache2", "curl")
     roles = {"apache master": (("apache child", "apache2"),)}
+    reload = {"apache master": signal.SIGUSR1}
 
     def prepare(self):
         folder = "/usr/lib/apache2/modules/"
@@ -170,6 +181,7 @@ class Haproxy(Service):
 
     needs = ("haproxy", "nginx")
     roles = {"haproxy master": (("haproxy worker", "haproxy"),), "one": (), "two": ()}
+    reload = {"haproxy master": signal.SIGUSR2}
 
     def prepare(self):
         www = self.files_to_serve()
@@ -232,6 +244,10 @@ class Redis(Service):
     def loads(self):
         return [["Redis", 4, {"port": self.port}], ["Redis", 1, {"port": self.second, "read_only": True}]]
 
+    def tools(self):
+        return [["Program", 1, {"argv": ["redis-benchmark", "-h", LOOPBACK, "-p", self.port, "-q", "-n", 2000, "-c", 10, "-t",
+                                         "set,get"]}]]
+
 
 class Memcached(Service):
     needs = ("memcached",)
@@ -248,6 +264,8 @@ class Postgres(Service):
     roles = {"postmaster": (("backend", r"127\.0\.0\.1"), ("checkpointer", "checkpointer"), ("writer", "writer"),
                             ("launcher", "launcher"))}
     user = NOBODY
+    stop = signal.SIGINT
+    reload = {"postmaster": signal.SIGHUP}
 
     def prepare(self):
         found = sorted(glob.glob("/usr/lib/postgresql/*/bin"))
@@ -260,13 +278,18 @@ class Postgres(Service):
             f.write("fsync=off\nlisten_addresses='%s'\nport=%d\nunix_socket_directories=''\nmax_connections=20\n"
                     "shared_buffers=2MB\n" % (LOOPBACK, self.port))
         self.natively(self.bin + "/postgres", "--single", "-D", self.data, "postgres",
-                      stdin=b"create unlogged table kept(n int, t text)\n")
+                      stdin=b"create unlogged table kept(n int, t text)\ncreate index on kept(n)\n")
+        self.script = self.file("script", "select md5(random()::text);\n")
 
     def argv(self, role):
         return self.bin + "/postgres", "-D", self.data
 
     def loads(self):
         return [["Postgres", 4, {"port": self.port}]]
+
+    def tools(self):
+        return [["Program", 1, {"argv": ["pgbench", "-h", LOOPBACK, "-p", self.port, "-U", "postgres", "-n", "-f", self.script,
+                                         "-c", 2, "-t", 100, "postgres"]}]]
 
 
 class Mariadb(Service):

@@ -23,17 +23,22 @@ def matrix(w, service, site):
     site.baseline, site.fds = settled(w.net), site.descriptors()
     site.go()
     unseen = []
-    for kind in service.kinds() + ["client"]:
+    for kind in service.kinds():
         if site.kill_one(kind):
             site.goes_on("a kill of " + kind)
         else:
             unseen.append(kind)
+    site.goes_on(site.kill_client())
     unchanged(w, site)
     end = time.monotonic() + 60 * options.minutes
     done = 0
     while done < options.rounds or time.monotonic() < end:
-        time.sleep(rng.uniform(0, 0.3))
-        site.goes_on("kills of " + site.kill_some())
+        killed = []
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            time.sleep(rng.choice((0, 0.01, 0.1, 0.3)) * rng.random())
+            site.manage()
+            killed.append(site.kill_some())
+        site.goes_on("kills of " + ", ".join(killed))
         done += 1
         if done % EACH == 0:
             unchanged(w, site)
