@@ -10,6 +10,7 @@
 #include "core/net/handover.h"
 #include "core/net/kernel_half.h"
 #include "core/net/proto.h"
+#include "core/net/reaper.h"
 #include "core/net/security.h"
 #include "core/net/timer.h"
 #include "core/sync/uaccess.h"
@@ -111,6 +112,19 @@ long sys_socketpair(int family, int type, int protocol, int* usockvec) {
     return err;
 }
 
+// Calls again when a dead process may have been in the way; whoever closes what it held gets a moment.
+template <class Call> static long past_the_dead(Call call) {
+    constexpr u64 moment_us = 200000;
+    long err = call();
+    if (SOCKSHIM_LIKELY(err != -EADDRINUSE)) return err;
+    const u64 until = monotonic_us() + moment_us;
+    for (bool changed = true; err == -EADDRINUSE && changed && monotonic_us() < until;) {
+        changed = reap_in_the_way();
+        err = call();
+    }
+    return err;
+}
+
 long sys_bind(int fd, const sockaddr* umyaddr, int addrlen) {
     socket_ref ref;
     long err = sockfd_lookup_light(fd, ref);
@@ -119,7 +133,10 @@ long sys_bind(int fd, const sockaddr* umyaddr, int addrlen) {
     err = move_addr_to_kernel(umyaddr, addrlen, address);
     auto* const kaddr = reinterpret_cast<const sockaddr*>(&address);
     if (err == 0) err = security_socket_bind(*ref.sock, kaddr, static_cast<u32>(addrlen));
-    if (err == 0) err = bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen));
+    if (err == 0) {
+        err = past_the_dead(
+            [&] { return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen)); });
+    }
     if (err == 0) want_timer_thread();
     fput_light(ref);
     return err;
@@ -157,7 +174,7 @@ long sys_listen(int fd, int backlog) {
     if (err) return err;
     if (static_cast<unsigned>(backlog) > somaxconn) backlog = somaxconn;
     err = security_socket_listen(*ref.sock, backlog);
-    if (err == 0) err = listen_both(*ref.sock, backlog);
+    if (err == 0) err = past_the_dead([&] { return listen_both(*ref.sock, backlog); });
     if (err == 0) want_timer_thread();
     fput_light(ref);
     return err;

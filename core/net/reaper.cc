@@ -51,7 +51,7 @@ void release_sockets_of(proc_id dead) {
             return;
         }
         if (holder == (holder_word(h, dead) | claimed) &&
-            s.holder.cas(holder, holder_word(h, self_proc) | claimed)) {
+            s.holder.cas(holder, holder_word(h, self_proc) | holder_claimed)) {
             sock_release(s);
         }
     });
@@ -85,6 +85,16 @@ int reap_dead_processes() {
     }
     if (reaped) wake_listeners();
     return reaped;
+}
+
+bool reap_in_the_way() {
+    if (reap_dead_processes() + release_unheld_sockets()) return true;
+    bool under_way = false;
+    for_each_socket([&under_way](socket& s, handle<socket>) {
+        under_way = under_way || (s.holder.load() & holder_claimed);
+    });
+    if (under_way) raw_syscall(SYS_sched_yield);
+    return under_way;
 }
 
 bool sockets_unaccounted() {

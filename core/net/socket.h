@@ -26,7 +26,7 @@ inline constexpr u32 SOCKF_APPEND = 1u << 6;   // O_APPEND and O_NOATIME: kept, 
 inline constexpr u32 SOCKF_NOATIME = 1u << 7;
 inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 8; // more than `holders` has room for
 
-// Beside the proc_id in socket.holder: shared, held by nobody, and this process releases it.
+// Beside the proc_id in socket.holder: held by nobody any more, and this process releases it.
 inline constexpr u64 holder_claimed = u64{1} << 30;
 
 struct socket {

@@ -359,11 +359,11 @@ class World:
         """Starts a program and waits until it has ended well."""
         return self.start(*argv, **how).ok(seconds)
 
-    def guest(self, function, *args, module=None, **how):
-        """Runs a @guest function in a process of its own."""
+    def guest(self, function, *args, module=None, prefix=(), **how):
+        """Runs a @guest function in a process of its own. prefix: a program that starts it, as setpriv."""
         source = module or sys.modules[function.__module__].__file__
         how.setdefault("name", function.__name__)
-        return self.start(PYTHON, "-B", os.path.abspath(source), "--guest", function.__name__, *args, **how)
+        return self.start(*prefix, PYTHON, "-B", os.path.abspath(source), "--guest", function.__name__, *args, **how)
 
     def ours(self, port, shim=True):
         """The kernel never saw this port; or, run natively, it did (so that looking there means something)."""
