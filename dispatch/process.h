@@ -21,6 +21,13 @@ void process_after_identity(identity_change change);
 extern a32 shut_out;
 inline bool process_shut_out() { return SOCKSHIM_UNLIKELY(shut_out.load_relaxed() != 0); }
 
+// About to be able to open hardly anything (RLIMIT_NOFILE, a filter on system calls): what it will need to be
+// woken and to wake others is opened now.
+void process_before_confinement();
+// `change`: what process_before_identity said, where all threads were confined, and the background thread had
+// better not been there.
+void process_after_confinement(identity_change change);
+
 // The process is about to end: closes what the kernel would close, so that peers see it now and
 // ports are free at once, rather than when a reaper comes by.
 void process_exit();
