@@ -171,6 +171,7 @@ fd_kind fd_classify(int fd) {
         const handle<socket> h = carrier_identify(fd);
         if (h) {
             fd_install_socket(fd, h);
+            timer_thread_want();
             return FD_SOCKET;
         }
     }

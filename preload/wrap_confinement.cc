@@ -29,8 +29,8 @@ seccomp_filter* copy_of(const void* program) {
         return nullptr;
     }
     seccomp_filter* const filter = seccomp_new(header.length);
-    if (!filter || copy_from_user(filter->program, header.program,
-                                  header.length * sizeof(sock_instruction))) {
+    if (!filter ||
+        copy_from_user(filter->program, header.program, header.length * sizeof(sock_instruction))) {
         return nullptr;
     }
     return filter;
@@ -99,8 +99,7 @@ template <class Call>
 } // namespace
 
 SOCKSHIM_WRAP(int, prctl,
-              (int operation, unsigned long a, unsigned long b, unsigned long c,
-               unsigned long d)) {
+              (int operation, unsigned long a, unsigned long b, unsigned long c, unsigned long d)) {
     prctl_words words{operation, a, b, c, d};
     if (SOCKSHIM_LIKELY(operation != PR_SET_SECCOMP)) {
         return static_cast<int>(libc_prctl(&words));

@@ -283,8 +283,7 @@ int arena_commit(u64 offset, u64 bytes) {
         if (r == 0) return 0;
         if (r == -EINTR || r == -EAGAIN) continue;
         // A filter of the program's may know no such advice: then by touching, and catching the fault.
-        const bool touched =
-            seccomp_active && !fault_in_writable(the_arena.base + from, to - from);
+        const bool touched = seccomp_active && !fault_in_writable(the_arena.base + from, to - from);
         return touched ? 0 : -ENOMEM;
     }
 }

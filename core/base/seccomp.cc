@@ -117,9 +117,7 @@ u32 run(const seccomp_filter& filter, const seccomp_data& data) {
     return SECCOMP_RET_KILL_THREAD;
 }
 
-constexpr i32 action_of(u32 verdict) {
-    return static_cast<i32>(verdict & SECCOMP_RET_ACTION_FULL);
-}
+constexpr i32 action_of(u32 verdict) { return static_cast<i32>(verdict & SECCOMP_RET_ACTION_FULL); }
 
 // Linux: seccomp_run_filters. All are asked, the strictest action counts, of equal ones the newest's.
 u32 verdict_on(const seccomp_data& data) {

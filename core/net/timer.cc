@@ -38,7 +38,7 @@ constinit a32 timer_thread_state{0};
 
 namespace {
 
-constinit a32 called_back{0}; // the thread is to end
+constinit a32 called_back{0};      // the thread is to end
 constinit bool filtered = false;   // the thread was made by one whose system calls are filtered
 constinit internal_fd kept_bell{}; // of a process that may be able to open nothing
 
@@ -516,6 +516,11 @@ void timer_thread_start() {
         }
     }
     timer_thread_state.store(TIMER_WANTED);
+}
+
+void timer_thread_want() {
+    u32 idle = TIMER_IDLE;
+    if (timer_thread_state.load_relaxed() == idle) timer_thread_state.cas(idle, TIMER_WANTED);
 }
 
 void timer_thread_forked() {

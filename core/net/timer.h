@@ -18,6 +18,9 @@ extern a32 timer_thread_state;
 
 // Called when a socket is first bound, connected or listening.
 void timer_thread_start();
+// A socket has come from another process or over exec: the next lookup of one starts the thread, for whoever
+// bound or connected it may be gone.
+void timer_thread_want();
 // In a forked child: threads do not survive fork. The next lookup of a socket starts it again.
 void timer_thread_forked();
 // Around a change of the process's credentials, which the thread would not take part in: it ends, and another

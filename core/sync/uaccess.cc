@@ -38,9 +38,9 @@ template <class Access>
 // Null is one more bad address of the program's, whatever memcpy is declared to take
 // (-fno-delete-null-pointer-checks binds the compiler), so the sanitizer is told not to ask.
 int guarded_copy(void* to, const void* from, std::size_t n, const void* user) {
-    return guarded(user, n, [=]() __attribute__((no_sanitize("nonnull-attribute"))) {
-        std::memcpy(to, from, n);
-    });
+    return guarded(
+        user,
+        n, [=]() __attribute__((no_sanitize("nonnull-attribute"))) { std::memcpy(to, from, n); });
 }
 
 } // namespace
