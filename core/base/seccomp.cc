@@ -154,9 +154,12 @@ bool seccomp_permits(long nr, long first) {
     return !seccomp_forbids(answer, nr, first, 0, 0, 0, 0, 0);
 }
 
+static long bytes_of(u32 length) {
+    return static_cast<long>(sizeof(seccomp_filter) + length * sizeof(sock_instruction));
+}
+
 seccomp_filter* seccomp_new(u32 length) {
-    const u64 bytes = sizeof(seccomp_filter) + u64{length} * sizeof(sock_instruction);
-    const long at = raw_syscall(SYS_mmap, 0, static_cast<long>(bytes), PROT_READ | PROT_WRITE,
+    const long at = raw_syscall(SYS_mmap, 0, bytes_of(length), PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at < 0 && at > -4096) return nullptr;
     auto* const filter = reinterpret_cast<seccomp_filter*>(at);
@@ -168,6 +171,10 @@ seccomp_filter* seccomp_new_strict() {
     seccomp_filter* const filter = seccomp_new(sizeof strict_program / sizeof strict_program[0]);
     if (filter) std::memcpy(filter->program, strict_program, sizeof strict_program);
     return filter;
+}
+
+void seccomp_free(seccomp_filter& filter) {
+    raw_syscall(SYS_munmap, ptr_arg(&filter), bytes_of(filter.length));
 }
 
 void seccomp_add(seccomp_filter& filter) {

@@ -33,7 +33,9 @@ struct seccomp_filter {
 // Room for a program, to be filled in; null: no memory. SECCOMP_MODE_STRICT is one that is filled in.
 seccomp_filter* seccomp_new(u32 length);
 seccomp_filter* seccomp_new_strict();
-// The kernel is about to be given it, and so it holds already. Withdrawn when the kernel did not take it.
+void seccomp_free(seccomp_filter& filter);
+// It holds from here on: once the kernel has taken it, for other threads than the caller's before that, and
+// withdrawn when the kernel did not take it.
 void seccomp_add(seccomp_filter& filter);
 void seccomp_withdraw(seccomp_filter& filter);
 
