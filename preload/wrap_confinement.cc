@@ -29,8 +29,9 @@ seccomp_filter* copy_of(const void* program) {
         return nullptr;
     }
     seccomp_filter* const filter = seccomp_new(header.length);
-    if (!filter ||
+    if (filter &&
         copy_from_user(filter->program, header.program, header.length * sizeof(sock_instruction))) {
+        seccomp_free(*filter);
         return nullptr;
     }
     return filter;
@@ -48,9 +49,13 @@ long confine(const void* program, bool strict, bool everybody, confining_call ca
     if (everybody) change = process_before_identity(nullptr, 0);
     errno = saved_errno;
     critical_enter();
-    if (filter) seccomp_add(*filter);
+    if (filter && everybody) seccomp_add(*filter);
     const long r = call(arg);
-    if (filter && r < 0) seccomp_withdraw(*filter);
+    if (filter && everybody) {
+        if (r < 0) seccomp_withdraw(*filter);
+    } else if (filter) {
+        r < 0 ? seccomp_free(*filter) : seccomp_add(*filter);
+    }
     critical_leave();
     const int errno_of_call = errno;
     process_after_confinement(change);

@@ -91,7 +91,6 @@ static unsigned char pattern(size_t i) { return i * 7 + i / 251; }
 static int exchange(int fd, size_t n, int polled) {
     size_t out = 0, in = 0;
     static unsigned char b[40000];
-    if (polled) fcntl(fd, F_SETFL, O_NONBLOCK);
     while (in < n) {
         if (out < n) {
             size_t m = n - out < sizeof b ? n - out : sizeof b;
@@ -169,6 +168,7 @@ int main(void) {
             p = forked("child: ");
             if (p == 0) {
                 close(s);
+                nonblock(c, polled);
                 confine(&narrow_program, 1);
                 // Slowly at first, so that the other is asleep.
                 for (int i = 0; i < 5; i++) {
@@ -216,7 +216,7 @@ int main(void) {
     if (p == 0) {
         close(s);
         confine(&narrow_program, 1);
-        T(write(c, "before", 6));
+        Q(write(c, "before", 6));
         getppid();
         say("not reached");
         _exit(0);
