@@ -39,11 +39,11 @@ seccomp_filter* copy_of(const void* program) {
 
 } // namespace
 
-long confine(const void* program, bool strict, bool everybody, confining_call call, void* arg) {
+long confine(const void* program, bool everybody, confining_call call, void* arg) {
     if (in_vfork_child()) return call(arg); // its filter is its own, the memory its parent's
     fork_check();
     const int saved_errno = errno;
-    seccomp_filter* const filter = strict ? seccomp_new_strict() : copy_of(program);
+    seccomp_filter* const filter = copy_of(program);
     process_before_confinement();
     identity_change change{};
     if (everybody) change = process_before_identity(nullptr, 0);
@@ -106,11 +106,9 @@ template <class Call>
 SOCKSHIM_WRAP(int, prctl,
               (int operation, unsigned long a, unsigned long b, unsigned long c, unsigned long d)) {
     prctl_words words{operation, a, b, c, d};
-    if (SOCKSHIM_LIKELY(operation != PR_SET_SECCOMP)) {
-        return static_cast<int>(libc_prctl(&words));
-    }
-    return static_cast<int>(confine(reinterpret_cast<const void*>(b), a == SECCOMP_MODE_STRICT,
-                                    false, libc_prctl, &words));
+    const bool filter = operation == PR_SET_SECCOMP && a == SECCOMP_MODE_FILTER;
+    if (SOCKSHIM_LIKELY(!filter)) return static_cast<int>(libc_prctl(&words));
+    return static_cast<int>(confine(reinterpret_cast<const void*>(b), false, libc_prctl, &words));
 }
 
 SOCKSHIM_WRAP(int, setrlimit, (int resource, const struct rlimit* limit)) {

@@ -6,10 +6,10 @@ struct rlimit;
 
 namespace sockshim {
 
-// prctl(PR_SET_SECCOMP) and seccomp(): `program` is the caller's sock_fprog, null for the strict mode; `everybody`:
-// for all threads. `call` asks the kernel, and is 0 or more where it has taken it.
+// Around a call that installs a filter: `program` is the caller's sock_fprog, `everybody`: for all threads. `call`
+// asks the kernel, and is 0 or more where it has taken it.
 using confining_call = long (*)(void* arg);
-long confine(const void* program, bool strict, bool everybody, confining_call call, void* arg);
+long confine(const void* program, bool everybody, confining_call call, void* arg);
 
 // RLIMIT_NOFILE is about to change, and has changed.
 void before_limit(int resource, const rlimit* limit);

@@ -402,13 +402,12 @@ long libc_answer(void* arg) {
 }
 
 long confinement_like(call_words c) {
-    if (c.nr == SYS_prctl) {
-        if (c.a[0] != PR_SET_SECCOMP) return SYS_NOT_OURS;
-        return confine(c.ptr<void>(2), c.a[1] == SECCOMP_MODE_STRICT, false, libc_answer, &c);
-    }
-    const bool strict = c.a[0] == SECCOMP_SET_MODE_STRICT;
-    if (!strict && c.a[0] != SECCOMP_SET_MODE_FILTER) return SYS_NOT_OURS;
-    return confine(c.ptr<void>(2), strict, c.a[1] & SECCOMP_FILTER_FLAG_TSYNC, libc_answer, &c);
+    const bool by_prctl = c.nr == SYS_prctl;
+    const bool filter = by_prctl ? c.a[0] == PR_SET_SECCOMP && c.a[1] == SECCOMP_MODE_FILTER
+                                 : c.a[0] == SECCOMP_SET_MODE_FILTER;
+    if (!filter) return SYS_NOT_OURS;
+    const bool everybody = !by_prctl && (c.a[1] & SECCOMP_FILTER_FLAG_TSYNC);
+    return confine(c.ptr<void>(2), everybody, libc_answer, &c);
 }
 
 long limit_like(call_words c) {

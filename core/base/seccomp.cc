@@ -27,16 +27,6 @@ constexpr u32 this_machine = AUDIT_ARCH_X86_64;
 constexpr u32 this_machine = AUDIT_ARCH_AARCH64;
 #endif
 
-// Linux: what secure_computing_strict lets through.
-constexpr sock_instruction strict_program[] = {
-    {BPF_LD | BPF_W | BPF_ABS, 0, 0, offsetof(seccomp_data, nr)},
-    {BPF_JMP | BPF_JEQ | BPF_K, 3, 0, SYS_read},
-    {BPF_JMP | BPF_JEQ | BPF_K, 2, 0, SYS_write},
-    {BPF_JMP | BPF_JEQ | BPF_K, 1, 0, SYS_exit},
-    {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_KILL_THREAD},
-    {BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW},
-};
-
 bool arithmetic(u32& a, u32 operation, u32 v) {
     switch (operation) {
     case BPF_ADD: a += v; break;
@@ -164,12 +154,6 @@ seccomp_filter* seccomp_new(u32 length) {
     if (at < 0 && at > -4096) return nullptr;
     auto* const filter = reinterpret_cast<seccomp_filter*>(at);
     filter->length = length;
-    return filter;
-}
-
-seccomp_filter* seccomp_new_strict() {
-    seccomp_filter* const filter = seccomp_new(sizeof strict_program / sizeof strict_program[0]);
-    if (filter) std::memcpy(filter->program, strict_program, sizeof strict_program);
     return filter;
 }
 

@@ -30,9 +30,8 @@ struct seccomp_filter {
     u32 length;
     sock_instruction program[];
 };
-// Room for a program, to be filled in; null: no memory. SECCOMP_MODE_STRICT is one that is filled in.
+// Room for a program, to be filled in; null: no memory.
 seccomp_filter* seccomp_new(u32 length);
-seccomp_filter* seccomp_new_strict();
 void seccomp_free(seccomp_filter& filter);
 // It holds from here on: once the kernel has taken it, for other threads than the caller's before that, and
 // withdrawn when the kernel did not take it.

@@ -226,14 +226,16 @@ bool waiter_asleep(handle<waiter> h) {
 namespace {
 
 // The word moves first: a sleeper between his last look and the system call does not fall asleep.
+constexpr int everybody = 1 << 30;
+
 void ring(waiter& w, u32 index, u32 state) {
     SOCKSHIM_CRASH_POINT();
     if (state != WAITER_FUTEX && state != WAITER_FUTEX_RUNG) {
         if (ring_bell(index) || !w.state.cas(state, WAITER_BELL_ASKED)) return;
-        timer_kick_bells();
+        timer_kick_wakes();
     } else {
         w.seq.fetch_add(1);
-        futex_wake(w.seq, 1 << 30);
+        if (futex_wake(w.seq, everybody) < 0) timer_kick_wakes();
     }
 }
 
@@ -267,10 +269,11 @@ void waiters_wake_all() {
     });
 }
 
-void waiters_ring_asked() {
+void waiters_wake_asked() {
     for_each_waiter([](waiter& w, u32 i) {
-        u32 asked = WAITER_BELL_ASKED;
-        if (w.state.load() == asked && w.state.cas(asked, WAITER_BELL_RUNG)) ring_bell(i);
+        u32 state = w.state.load();
+        if (state == WAITER_BELL_ASKED && w.state.cas(state, WAITER_BELL_RUNG)) ring_bell(i);
+        if (state == WAITER_FUTEX_RUNG) futex_wake(w.seq, everybody); // mostly on his way
     });
 }
 

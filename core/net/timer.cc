@@ -281,7 +281,10 @@ void on_duty(int bell) {
             full_fence();
             processes = true;
         }
-        if (duty.bells.load() && duty.bells.exchange(0)) waiters_ring_asked();
+        if (duty.wakes.load() && duty.wakes.exchange(0)) {
+            waiters_wake_asked();
+            wait_queues_wake_asked();
+        }
         if (processes) {
             if (descriptors_scarce()) break;
             // What the dead were in the middle of is judged by two sightings (sweep_unreferenced).
@@ -552,8 +555,8 @@ void timer_kick(u64 deadline_us) {
 
 void timer_kick_processes() { ring_bell(); }
 
-void timer_kick_bells() {
-    arena_timer_duty().bells.store(1);
+void timer_kick_wakes() {
+    arena_timer_duty().wakes.store(1);
     ring_bell();
 }
 

@@ -31,8 +31,8 @@ void timer_thread_release(u32 former, bool start);
 void timer_kick(u64 deadline_us);
 // The duty thread must look at the processes: one joined, one is about to exec.
 void timer_kick_processes();
-// There is a bell to be rung for somebody (waiters_ring_asked).
-void timer_kick_bells();
+// Somebody is to be woken whom this process cannot wake: it has no descriptor for his bell, or is confined.
+void timer_kick_wakes();
 // This process is about to be able to open nothing: keeps what it needs to be heard by whoever is on duty.
 void timer_keep_bell();
 
