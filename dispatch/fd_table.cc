@@ -220,6 +220,7 @@ fd_kind fd_look(int fd) {
         if (h) {
             fd_install_duplicate(fd, h);
             if (half) fd_has_half(h.index, fd);
+            timer_thread_want();
             return FD_SOCKET;
         }
     }

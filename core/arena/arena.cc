@@ -17,6 +17,7 @@
 #include "core/arena/timer_map.h"
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
+#include "core/sync/uaccess.h"
 #include "sockshim_layout.h" // generated
 
 #ifndef MADV_POPULATE_WRITE
@@ -282,7 +283,10 @@ int arena_commit(u64 offset, u64 bytes) {
         const long r = raw_syscall(SYS_madvise, ptr_arg(the_arena.base + from),
                                    static_cast<long>(to - from), MADV_POPULATE_WRITE);
         if (r == 0) return 0;
-        if (r != -EINTR && r != -EAGAIN) return -ENOMEM;
+        if (r == -EINTR || r == -EAGAIN) continue;
+        // A filter of the program's may know no such advice: then by touching, and catching the fault.
+        const bool touched = seccomp_active && !fault_in_writable(the_arena.base + from, to - from);
+        return touched ? 0 : -ENOMEM;
     }
 }
 
@@ -367,6 +371,8 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 static constinit thread_local int own_directory_plus_1 = 0;
 
 void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
+
+bool arena_has_own_table() { return own_directory_plus_1 != 0; }
 
 int arena_own_table() {
     // By path nothing of the program's table need be copied: what is closed there meanwhile would stay open
