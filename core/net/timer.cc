@@ -24,6 +24,7 @@
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_connection_sock.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/reaper.h"
 #include "core/sync/background.h"
@@ -231,7 +232,7 @@ bool sweep_minisocks(u64 now) {
 // The arrays may be there from an earlier duty of this process, or of its parent.
 bool begin_duty(duty_state& d) {
     if (!d.watches) d.watches = map_array<watch>(max_processes);
-    if (!d.polls) d.polls = map_array<pollfd>(max_processes + 1);
+    if (!d.polls) d.polls = map_array<pollfd>(max_processes + 2);
     if (!heap.entries) heap.entries = map_array<heap_entry>(heap_capacity);
     if (!heap.queued) heap.queued = map_array<u64>(max_sockets);
     if (!d.watches || !d.polls || !heap.entries || !heap.queued) return false;
@@ -241,7 +242,7 @@ bool begin_duty(duty_state& d) {
     return true;
 }
 
-void on_duty(int bell) {
+void on_duty(int bell, int signals) {
     static duty_state d;
     if (!begin_duty(d)) return;
 
@@ -305,10 +306,11 @@ void on_duty(int bell) {
         if (heap.count && tick_up(heap.entries[0].deadline_us) < wake) continue;
 
         d.polls[0] = {bell, POLLIN, 0};
-        for (u32 i = 0; i < d.count; ++i) d.polls[i + 1] = {d.watches[i].fd, POLLIN, 0};
+        d.polls[1] = {signals, POLLIN, 0};
+        for (u32 i = 0; i < d.count; ++i) d.polls[i + 2] = {d.watches[i].fd, POLLIN, 0};
         now = monotonic_us();
         const timespec ts = to_timespec(wake > now ? wake - now : 0);
-        const u32 n = d.count + 1;
+        const u32 n = d.count + 2;
         const long got =
             raw_syscall(SYS_ppoll, ptr_arg(d.polls), n, wake == ~u64{0} ? 0 : ptr_arg(&ts), 0, 8);
         if (got <= 0) {
@@ -323,10 +325,11 @@ void on_duty(int bell) {
             raw_syscall(SYS_read, bell, ptr_arg(bytes), sizeof bytes);
             processes = true;
         }
-        for (u32 i = n - 1; i >= 1; --i) {
+        if (d.polls[1].revents) kernel_half_signalled(signals);
+        for (u32 i = n - 1; i >= 2; --i) {
             if (d.polls[i].revents) {
                 processes = true;
-                drop_watch(d, i - 1);
+                drop_watch(d, i - 2);
             }
         }
     }
@@ -344,7 +347,7 @@ int have_fifo(const char* name, int flags) {
 }
 
 // True when the duty is this thread's, false when it was called back.
-bool wait_for_duty(int lock_fd) {
+bool wait_for_duty(int lock_fd, int signals) {
     int alive = -1, call = -1;
     for (u64 pause_us = 0;;) {
         // Anew each time: what was called is over for this reader. Then look; who calls comes later.
@@ -364,12 +367,19 @@ bool wait_for_duty(int lock_fd) {
         raw_syscall(SYS_close, alive);
         alive = open_fifo(alive_name, O_RDONLY);
         raw_syscall(SYS_close, writer);
-        pollfd waits[2] = {{call, 0, 0}, {alive, 0, 0}};
+        pollfd waits[3] = {{call, 0, 0}, {signals, POLLIN, 0}, {alive, 0, 0}};
         // Should whoever is on duty have no descriptor for it, its end would seem to be seen all the time.
         const u64 began = monotonic_us();
         const timespec pause = to_timespec(pause_us), poor{1, 0};
-        raw_syscall(SYS_ppoll, ptr_arg(waits), 1, ptr_arg(&pause), 0, 8);
-        raw_syscall(SYS_ppoll, ptr_arg(waits), 2, alive < 0 || call < 0 ? ptr_arg(&poor) : 0, 0, 8);
+        raw_syscall(SYS_ppoll, ptr_arg(waits), 2, ptr_arg(&pause), 0, 8);
+        // Signals of the kernel's halves are no reason to ask for the duty again.
+        for (;;) {
+            if (waits[1].revents) kernel_half_signalled(signals);
+            if (waits[0].revents || waits[2].revents) break;
+            const long r = raw_syscall(SYS_ppoll, ptr_arg(waits), 3,
+                                       alive < 0 || call < 0 ? ptr_arg(&poor) : 0, 0, 8);
+            if (r <= 0) break;
+        }
         const u64 next = min_of<u64>(2 * pause_us + 1000, 1000000);
         pause_us = monotonic_us() - began < next ? next : 0;
     }
@@ -380,9 +390,8 @@ void thread_main() {
     raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
     const int lock_fd = arena_make("duty", O_RDWR | O_CLOEXEC);
     if (lock_fd < 0) return;
-    if (wait_for_duty(lock_fd)) {
-        on_duty(have_fifo(bell_name, O_RDWR));
-    }
+    const int signals = kernel_half_signals();
+    if (wait_for_duty(lock_fd, signals)) on_duty(have_fifo(bell_name, O_RDWR), signals);
     // Before whoever called can go on: the thread's table may outlive its stack.
     raw_syscall(SYS_close, lock_fd);
 }
@@ -424,7 +433,7 @@ void call_back() {
 } // namespace
 
 void timer_thread_start() {
-    if (!arena_directory()[0]) return;
+    if (!arena_directory()[0] || process_abroad()) return;
     u32 seen;
     do {
         while ((seen = timer_thread_state.load()) == TIMER_HELD) raw_syscall(SYS_sched_yield);
@@ -433,6 +442,7 @@ void timer_thread_start() {
     if (background_join(0)) {
         called_back.store(0);
         if (background_thread(thread_main)) {
+            kernel_half_for_each(kernel_half_rewatch);
             timer_kick_processes();
             return;
         }
@@ -442,7 +452,8 @@ void timer_thread_start() {
 
 void timer_thread_forked() {
     background_forked();
-    if (timer_thread_state.load() != TIMER_IDLE) timer_thread_state.store(TIMER_WANTED);
+    if (timer_thread_state.load() == TIMER_IDLE) return;
+    timer_thread_state.store(process_abroad() ? TIMER_IDLE : TIMER_WANTED);
 }
 
 u32 timer_thread_hold() {
