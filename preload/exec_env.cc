@@ -157,6 +157,7 @@ void exec_env_remember() {
     }
     *to = 0;
     kept = start;
+    config_remember(kept);
 }
 
 configuration exec_options() {
