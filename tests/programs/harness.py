@@ -173,9 +173,10 @@ def free_port():
     raise Failure("no free port")
 
 
-def kernel_sockets(port):
-    """Lines of /proc/net that name the port on either side: what the kernel knows of it. A TCP connection
-    that the kernel carried stays there for a minute after its end (TIME_WAIT)."""
+def kernel_sockets(port, halves=False):
+    """Lines of /proc/net that name the port on either side: what the kernel carried of it. A TCP connection
+    that the kernel carried stays there for a minute after its end (TIME_WAIT). What only waits there for programs
+    without the shim (the kernel's half of a listener or of a datagram socket) counts with `halves` alone."""
     found = []
     for table in ("tcp", "tcp6", "udp", "udp6"):
         try:
@@ -185,7 +186,11 @@ def kernel_sockets(port):
             continue
         for line in lines:
             fields = line.split()
-            if any(a.rsplit(":", 1)[1] == "%04X" % port for a in fields[1:3]):
+            if not any(a.rsplit(":", 1)[1] == "%04X" % port for a in fields[1:3]):
+                continue
+            bound = fields[1].endswith(":%04X" % port)
+            waits = bound and (fields[3] == "0A" or table.startswith("udp"))
+            if halves or not waits:
                 found.append(table + " " + " ".join(fields[1:4]))
     return found
 
@@ -354,11 +359,11 @@ class World:
         """Starts a program and waits until it has ended well."""
         return self.start(*argv, **how).ok(seconds)
 
-    def guest(self, function, *args, module=None, **how):
-        """Runs a @guest function in a process of its own."""
+    def guest(self, function, *args, module=None, prefix=(), **how):
+        """Runs a @guest function in a process of its own. prefix: a program that starts it, as setpriv."""
         source = module or sys.modules[function.__module__].__file__
         how.setdefault("name", function.__name__)
-        return self.start(PYTHON, "-B", os.path.abspath(source), "--guest", function.__name__, *args, **how)
+        return self.start(*prefix, PYTHON, "-B", os.path.abspath(source), "--guest", function.__name__, *args, **how)
 
     def ours(self, port, shim=True):
         """The kernel never saw this port; or, run natively, it did (so that looking there means something)."""
