@@ -18,6 +18,7 @@
 struct file_handle;
 struct statfs;
 struct statvfs;
+struct sockaddr_in;
 
 namespace sockshim::real {
 
