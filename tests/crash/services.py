@@ -50,11 +50,8 @@ class Service:
         """Further load, unverified, for the soak test."""
         return []
 
-    def start(self, role):
-        return self.launch(role, *self.argv(role))
-
-    def launch(self, name, *argv, **how):
-        return self.w.start(*self.as_user(), *argv, name=name, cwd=self.top, **how)
+    def start(self, role, env=None):
+        return self.w.start(*self.as_user(), *self.argv(role), name=role, cwd=self.top, env=env)
 
     def as_user(self):
         return ("setpriv", "--reuid=%d" % self.user, "--regid=%d" % self.user, "--clear-groups") if self.user else ()
@@ -341,10 +338,10 @@ class Rsync(Service):
         self.config = self.file("rsyncd.conf", "use chroot = no\nuid = root\ngid = root\npid file = %s\n[m]\npath = %s\n"
                                 % (self.path("pid"), self.path("m")))
 
-    def start(self, role):
+    def start(self, role, env=None):
         if os.path.exists(self.path("pid")):
             os.unlink(self.path("pid"))  # it refuses to start beside what a dead one left
-        return super().start(role)
+        return super().start(role, env)
 
     def argv(self, role):
         return ("rsync", "--daemon", "--no-detach", "--config=" + self.config, "--address=" + LOOPBACK,
