@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -183,7 +184,7 @@ exec_environment::exec_environment(char* const* given, exec_descriptors which) :
         }
         return;
     }
-    if (which != exec_descriptors::not_ours_to_say && wanted(which)) add_ours(n);
+    if (wanted(which)) add_ours(n);
     if (!made_) why_without_us_ = "its environment has no LD_PRELOAD";
 }
 
@@ -217,6 +218,19 @@ void exec_environment::add_ours(std::size_t given) {
     });
     to[end] = nullptr;
     made_ = to;
+}
+
+// A cancelled thread would leave it behind.
+environ_lent::environ_lent() : was_(environ), env_(was_) {
+    if (env_.get() == was_) return;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state_);
+    environ = const_cast<char**>(env_.get());
+}
+
+environ_lent::~environ_lent() {
+    if (env_.get() == was_) return;
+    if (environ == env_.get()) environ = was_; // or another thread has changed it
+    pthread_setcancelstate(cancel_state_, nullptr);
 }
 
 } // namespace sockshim

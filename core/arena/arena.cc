@@ -17,6 +17,7 @@
 #include "core/arena/timer_map.h"
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
+#include "core/sync/uaccess.h"
 #include "sockshim_layout.h" // generated
 
 #ifndef MADV_POPULATE_WRITE
@@ -75,12 +76,12 @@ u8* map_file(int fd, int flags) {
 
 void unmap(u8* base) { raw_syscall(SYS_munmap, ptr_arg(base), arena_reserved_bytes); }
 
-u64 current_netns() {
+// Which namespace: a link of /proc says; 0: there is none.
+u64 namespace_at(const char* link) {
     struct stat st {};
-    const long r =
-        raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg("/proc/self/ns/net"), ptr_arg(&st));
-    return r < 0 ? 0 : st.st_ino;
+    return raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg(link), ptr_arg(&st)) < 0 ? 0 : st.st_ino;
 }
+u64 current_netns() { return namespace_at("/proc/thread-self/ns/net"); }
 
 // A zeroed mapping becomes an empty arena.
 int initialise(u64 netns) {
@@ -108,7 +109,7 @@ bool is_private(long dir, u32 mode) {
     return !(mode & 07) && (!(mode & 070) || admission_is_acl(dir));
 }
 
-// The directory /<dir>/sockshim-<uid>/<net>-<netns>-<layout>, made if need be, the user's own, 0700.
+// The directory /<dir>/sockshim-<uid>/<net>-<netns>-<pidns>-<layout>, made if need be, the user's own, 0700.
 long open_directory(u64 netns) {
     const unsigned uid = static_cast<unsigned>(raw_syscall(SYS_geteuid));
     char* at = directory_path;
@@ -136,6 +137,8 @@ long open_directory(u64 netns) {
     }
     put("-");
     put_number(netns, 10);
+    put("-");
+    put_number(namespace_at("/proc/self/ns/pid"), 10);
     put("-");
     put_number(layout_hash(), 16);
     raw_syscall(SYS_mkdirat, AT_FDCWD, ptr_arg(directory_path), 0700);
@@ -280,7 +283,10 @@ int arena_commit(u64 offset, u64 bytes) {
         const long r = raw_syscall(SYS_madvise, ptr_arg(the_arena.base + from),
                                    static_cast<long>(to - from), MADV_POPULATE_WRITE);
         if (r == 0) return 0;
-        if (r != -EINTR && r != -EAGAIN) return -ENOMEM;
+        if (r == -EINTR || r == -EAGAIN) continue;
+        // A filter of the program's may know no such advice: then by touching, and catching the fault.
+        const bool touched = seccomp_active && !fault_in_writable(the_arena.base + from, to - from);
+        return touched ? 0 : -ENOMEM;
     }
 }
 
@@ -321,6 +327,8 @@ int arena_attach_private() {
 }
 
 bool arena_is_private() { return arena_attached() && !directory_path[0]; }
+
+bool arena_is_here() { return current_netns() == the_arena.header->netns_inode; }
 
 bool arena_attached() { return attach_state.load() == attach_done; }
 
@@ -363,6 +371,8 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 static constinit thread_local int own_directory_plus_1 = 0;
 
 void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
+
+bool arena_has_own_table() { return own_directory_plus_1 != 0; }
 
 int arena_own_table() {
     // By path nothing of the program's table need be copied: what is closed there meanwhile would stay open

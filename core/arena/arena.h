@@ -44,6 +44,8 @@ int arena_attach_private();
 // Made by arena_attach_private: no other process, and no kernel to hand anything over to.
 bool arena_is_private();
 bool arena_attached();
+// Is the calling thread in the network namespace that the network belongs to?
+bool arena_is_here();
 hash_area* arena_hash_area();
 
 // Opens / makes a file below the network's directory; O_NOFOLLOW always. 0 or more, else -errno.
@@ -51,6 +53,7 @@ hash_area* arena_hash_area();
 int arena_openat(const char* name, int flags, int mode);
 // Gives the calling thread a descriptor table of its own, with nothing in it but the directory. 0 or -errno.
 int arena_own_table();
+bool arena_has_own_table();
 // This thread looks names up in the directory `fd` from now on.
 void arena_use_own_directory(int fd);
 // Path of the network's directory; empty before arena_attach.

@@ -12,6 +12,7 @@
 #include "core/inet/tcp_ipv4.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/references.h"
 #include "core/tcp/tcp.h"
@@ -41,6 +42,7 @@ template <class Visit> void for_each_socket(Visit visit) {
 void release_sockets_of(proc_id dead) {
     for_each_socket([dead](socket& s, handle<socket> h) {
         socket_unhold(s, dead);
+        kernel_half_unwatch(s, dead);
         u64 holder = s.holder.load();
         const u64 claimed = holder & holder_claimed;
         if ((s.flags.load() & SOCKF_SHARED) && !claimed) {

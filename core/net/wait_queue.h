@@ -71,6 +71,8 @@ void wait_link(wait_queue& wq, wait_entry& e);
 bool wait_unlink(wait_queue& wq, const wait_entry& e);
 // After `dead` died: wakes whoever may wait for a wake that died with it.
 void wait_queue_process_died(wait_queue& wq, proc_id dead);
+// On duty: wakes whom others were not permitted to wake.
+void wait_queues_wake_asked();
 // Takes the entry out of its source's list, wherever that is by now, and frees it. No lock held.
 void wait_entry_remove(handle<wait_entry> h);
 

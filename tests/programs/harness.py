@@ -80,6 +80,11 @@ def short(value):
     return text if len(text) < 1200 else "%s ... (%d characters)" % (text[:1200], len(text))
 
 
+def digits(number):
+    """Three of them."""
+    return "%s" % float("%.3g" % number) if number < 100 else format(int(float("%.3g" % number)), ",")
+
+
 def sha(data):
     return hashlib.sha256(data).hexdigest()
 
@@ -168,9 +173,10 @@ def free_port():
     raise Failure("no free port")
 
 
-def kernel_sockets(port):
-    """Lines of /proc/net that name the port on either side: what the kernel knows of it. A TCP connection
-    that the kernel carried stays there for a minute after its end (TIME_WAIT)."""
+def kernel_sockets(port, halves=False):
+    """Lines of /proc/net that name the port on either side: what the kernel carried of it. A TCP connection
+    that the kernel carried stays there for a minute after its end (TIME_WAIT). What only waits there for programs
+    without the shim (the kernel's half of a listener or of a datagram socket) counts with `halves` alone."""
     found = []
     for table in ("tcp", "tcp6", "udp", "udp6"):
         try:
@@ -180,7 +186,11 @@ def kernel_sockets(port):
             continue
         for line in lines:
             fields = line.split()
-            if any(a.rsplit(":", 1)[1] == "%04X" % port for a in fields[1:3]):
+            if not any(a.rsplit(":", 1)[1] == "%04X" % port for a in fields[1:3]):
+                continue
+            bound = fields[1].endswith(":%04X" % port)
+            waits = bound and (fields[3] == "0A" or table.startswith("udp"))
+            if halves or not waits:
                 found.append(table + " " + " ".join(fields[1:4]))
     return found
 
@@ -319,6 +329,7 @@ class World:
         if TRACE:
             self.env = {"SOCKSHIM_TRACE": os.path.join(TRACE, name + ".%n.%p"), "SOCKSHIM_TRACE_RING": "0"}
         self.programs = []
+        self.figures = {}  # the kernel's, until ours stand beside them
         self.keep = False  # closed by whoever set it
         self.at_close = lambda: None  # ends what the case started beside the programs
         self.work = tempfile.mkdtemp(prefix="sockshim-test-")
@@ -364,6 +375,15 @@ class World:
             say("the kernel never saw port %d: the bytes went through the shim" % port)
         elif not known:
             raise Failure("the kernel does not show port %d, so this test proves nothing" % port)
+
+    def figure(self, what, unit, value, shim):
+        """What the program measured, natively first. It is told and never judged; gen_programs_doc collects the lines."""
+        if not shim:
+            self.figures[what] = value
+        else:
+            native = self.figures.pop(what)
+            say("figure: %s: %s %s with the kernel, %s ours (%.2fx)"
+                % (what, digits(native), unit, digits(value), value / native))
 
     def settle(self, retry, what, seconds=None):
         """Repeats a client that is refused until its server listens. `retry` starts it."""
