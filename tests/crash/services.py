@@ -2,7 +2,7 @@
 
 A service has roles (programs that a service manager would start) and, below each, kinds of processes. What is here starts
 everything with the flags that its documentation gives; nothing is repeated until it succeeds."""
-import glob, os, signal, stat
+import glob, os, signal, stat, subprocess
 
 from harness import LOOPBACK, Skip, need
 from load import HTTP_SIZES, contents
@@ -379,6 +379,54 @@ class Git(Service):
         return [["Git", 2, {"port": self.port, "work": self.top, "head": self.head}]]
 
 
+SSHD = """Port %(port)d
+ListenAddress %(address)s
+HostKey %(top)s/host_key
+PidFile none
+AuthorizedKeysFile %(top)s/user_key.pub
+UsePAM no
+PermitRootLogin yes
+StrictModes no
+MaxStartups 100
+"""
+SSH = """Host there
+    HostName %(address)s
+    Port %(port)d
+    User root
+    IdentityFile %(top)s/user_key
+    IdentitiesOnly yes
+    IdentityAgent none
+    UserKnownHostsFile %(top)s/known_hosts
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking accept-new
+    LogLevel ERROR
+"""
+
+
+class Sshd(Service):
+    """With privilege separation, in mounts of its own for its empty directory."""
+
+    needs = ("sshd", "ssh", "ssh-keygen", "unshare")
+    roles = {"sshd": (("session", "sshd: root@"), ("before login", r"\[net\]"), ("privileged", r"\[priv\]|\[accepted\]"),
+                      ("program", "cat"))}
+    reload = {"sshd": signal.SIGHUP}
+
+    def prepare(self):
+        self.alone = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs crash /run && mkdir -m 755 /run/sshd && exec "$@"', "sh")
+        if subprocess.run([*self.alone, "true"], capture_output=True).returncode:
+            raise Skip("no mount namespaces here")
+        for key in ("host_key", "user_key"):
+            self.natively("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.path(key))
+        names = dict(top=self.top, address=LOOPBACK, port=self.port)
+        self.configs = self.file("sshd_config", SSHD % names), self.file("ssh_config", SSH % names)
+
+    def argv(self, role):
+        return *self.alone, need("sshd"), "-D", "-e", "-f", self.configs[0]
+
+    def loads(self):
+        return [["Ssh", 2, {"port": self.port, "config": self.configs[1]}]]
+
+
 # --- a program on the socket -------------------------------------------------------------------------------------
 
 class Socat(Service):
@@ -427,5 +475,5 @@ class Tcpserver(Service):
         return [["Echo", 3, {"port": self.port}]]
 
 
-SERVICES = [Nginx, Apache, Haproxy, Stunnel, Redis, Memcached, Postgres, Mariadb, Dnsmasq, Rsync, Git, Socat, Socat_Nofork,
+SERVICES = [Nginx, Apache, Haproxy, Stunnel, Redis, Memcached, Postgres, Mariadb, Dnsmasq, Rsync, Git, Sshd, Socat, Socat_Nofork,
             Ncat, Tcpserver]

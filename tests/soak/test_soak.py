@@ -8,13 +8,13 @@ import argparse, os, sys, time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "crash"))
 from crash import *
 from runner import Site, arena_bytes, back_to, cells, no_more_descriptors, observer, settled
-from services import Git, Haproxy, Memcached, Nginx, Postgres, Redis, Rsync
+from services import Git, Haproxy, Memcached, Nginx, Postgres, Redis, Rsync, Sshd
 from tree import adopt_orphans
 
 options = argparse.Namespace(seconds=3600)
 # Whether the service's own processes are killed and restarted, or live as long as the test.
-SERVICES = [(Nginx, True), (Haproxy, True), (Redis, True), (Postgres, True), (Rsync, True), (Git, True), (Memcached, False),
-            (Nginx, False)]
+SERVICES = [(Nginx, True), (Haproxy, True), (Redis, True), (Postgres, True), (Rsync, True), (Git, True), (Sshd, True),
+            (Memcached, False), (Nginx, False)]
 OWN_KILOBYTES = 8 << 10  # by which a process may grow
 ARENA_BYTES = 64 << 20
 TIME_WAIT = 62
