@@ -336,6 +336,7 @@ class World:
         self.programs = []
         self.figures = {}  # the kernel's, until ours stand beside them
         self.keep = False  # closed by whoever set it
+        self.at_close = lambda: None  # ends what the case started beside the programs
         self.work = tempfile.mkdtemp(prefix="sockshim-test-")
         # tmpfs, where the carriers' locks and the arena's pages cost what they cost in use
         self.net = tempfile.mkdtemp(prefix="sockshim-test-", dir="/dev/shm")
@@ -441,6 +442,7 @@ class World:
                 raise Failure("%s crashed (%d)" % (p.name, p.process.returncode))
 
     def close(self):
+        self.at_close()
         for p in self.programs:
             p.end()
         shutil.rmtree(self.work, ignore_errors=True)
