@@ -363,6 +363,7 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 static constinit thread_local int own_directory_plus_1 = 0;
 
 void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
+bool arena_own_descriptors() { return own_directory_plus_1; }
 
 int arena_own_table() {
     // By path nothing of the program's table need be copied: what is closed there meanwhile would stay open

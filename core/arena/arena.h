@@ -53,6 +53,8 @@ int arena_openat(const char* name, int flags, int mode);
 int arena_own_table();
 // This thread looks names up in the directory `fd` from now on.
 void arena_use_own_directory(int fd);
+// Is this the thread that does? Numbers that the process keeps are not its own.
+bool arena_own_descriptors();
 // Path of the network's directory; empty before arena_attach.
 const char* arena_directory();
 // Bytes of the cells that are in use (not free), payload extents included.
