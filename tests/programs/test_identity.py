@@ -174,7 +174,7 @@ def jailed_by_nobody(w):
 # --- who becomes another program, too ---------------------------------------------------------------------------------
 
 @guest
-def ancestor(port, script, size, environment, images):
+def ancestor(port, script, size, environment, images, jail):
     """Root listens; the child that is nobody becomes another program, which serves."""
     listener = socket.create_server((LOOPBACK, int(port)))
     listener.set_inheritable(True)
@@ -183,7 +183,7 @@ def ancestor(port, script, size, environment, images):
         _, status = os.wait()
         print("the child ended with", status, flush=True)
         return
-    become_nobody()
+    become_nobody(jail)
     become_heir(listener, script, size, environment, images)
 
 
@@ -236,15 +236,32 @@ def readable_copy(w):
     return os.path.join(scripts, os.path.basename(__file__))
 
 
+def furnished_jail(w):
+    """How to start a program with a root directory to go to that has programs, and no /proc, /dev and /tmp."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        raise Skip("no mount namespaces here")
+    return ["unshare", "--mount", "sh", "-c", """set -e
+        jail=$1; work=$2; shift 2
+        mkdir -p "$jail$work"; chmod 755 "$jail"
+        for d in /usr /bin /lib /lib64 /etc "$work"; do
+            [ -d $d ] || continue
+            mkdir -p "$jail$d"; mount --bind $d "$jail$d"
+        done
+        exec "$@" """, "sh", w.path("furnished"), w.work]
+
+
 @case
 def executes(w):
-    """nobody becomes another program, once and twice, with an environment and without: the listener serves root's clients"""
+    """nobody becomes another program, once and twice, with an environment and without, in a chroot and not: the listener
+    serves root's clients"""
     def scenario(w, shim):
         need_root()
         script, said = readable_copy(w), []
-        for environment, images in (("full", 1), ("bare", 2), ("preload", 1)):
+        for environment, images, jailed in (("full", 1, 0), ("bare", 2, 0), ("preload", 1, 0), ("full", 2, 1)):
             port, size = w.port(), len(MEGABYTE)
-            s = w.guest(ancestor, port, script, size, environment, images, shim=shim)
+            how = furnished_jail(w) if jailed else []
+            s = w.start(*how, PYTHON, "-B", script, "--guest", "ancestor", port, script, size, environment, images,
+                        w.path("furnished") if jailed else "-", shim=shim, name="ancestor")
             s.until("user")
             c = w.guest(clients, port, size, 3, shim=shim)
             c.ok()
