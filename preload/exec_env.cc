@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -202,15 +203,13 @@ exec_environment::exec_environment(char* const* given, exec_descriptors which) :
             return;
         }
     }
-    if (which != exec_descriptors::not_ours_to_say) {
-        carrier_question carriers(which);
-        const bool with_kept = !preload && kept_wanted(carriers);
-        if (preload || with_kept) {
-            const int directory = arena_to_bequeath();
-            if (directory >= 0 && carriers.inherited()) bequeath(directory);
-        }
-        if (with_kept || bequeathed_ >= 0) make(n, with_kept);
+    carrier_question carriers(which);
+    const bool with_kept = !preload && kept_wanted(carriers);
+    if (preload || with_kept) {
+        const int directory = arena_to_bequeath();
+        if (directory >= 0 && carriers.inherited()) bequeath(directory);
     }
+    if (with_kept || bequeathed_ >= 0) make(n, with_kept);
     if (!preload && !made_) why_without_us_ = "its environment has no LD_PRELOAD";
 }
 
@@ -261,6 +260,19 @@ void exec_environment::make(std::size_t given, bool with_kept) {
     if (bequeathed_ >= 0) to[end++] = join_;
     to[end] = nullptr;
     made_ = to;
+}
+
+// A cancelled thread would leave it behind.
+environ_lent::environ_lent() : was_(environ), env_(was_) {
+    if (env_.get() == was_) return;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state_);
+    environ = const_cast<char**>(env_.get());
+}
+
+environ_lent::~environ_lent() {
+    if (env_.get() == was_) return;
+    if (environ == env_.get()) environ = was_; // or another thread has changed it
+    pthread_setcancelstate(cancel_state_, nullptr);
 }
 
 } // namespace sockshim

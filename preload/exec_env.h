@@ -21,8 +21,6 @@ enum class exec_descriptors : u8 {
     as_they_are,
     // posix_spawn's actions, which we cannot read, may dup2 any of them to where the program finds it.
     any_may_stay,
-    // Libc executes with its environ, and asks nobody.
-    not_ours_to_say,
 };
 
 class exec_environment {
@@ -50,6 +48,22 @@ private:
     int bequeathed_ = -1;
     char join_[32]{}; // SOCKSHIM_JOIN=
     char* on_stack_[few];
+};
+
+// For system and popen: libc executes the shell with its environ, which the program may have emptied.
+class environ_lent {
+public:
+    environ_lent();
+    ~environ_lent();
+    environ_lent(const environ_lent&) = delete;
+    environ_lent& operator=(const environ_lent&) = delete;
+
+    const exec_environment& get() const { return env_; }
+
+private:
+    char** const was_;
+    exec_environment env_;
+    int cancel_state_ = 0;
 };
 
 } // namespace sockshim

@@ -186,10 +186,10 @@ SOCKSHIM_WRAP(int, fdatasync, (int fd)) {
 }
 
 SOCKSHIM_WRAP(int, isatty, (int fd)) {
-    if (SOCKSHIM_LIKELY(fd_is_libc(fd)) || in_vfork_child() || fd_classify(fd) == FD_LIBC) {
-        return real::isatty(fd);
-    }
-    errno = ENOTTY;
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd)) || in_vfork_child()) return real::isatty(fd);
+    const fd_kind kind = fd_classify(fd);
+    if (kind == FD_LIBC) return real::isatty(fd);
+    errno = kind == FD_INTERNAL ? EBADF : ENOTTY;
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/uaccess.h"
+#include "preload/carrier_seen.h"
 #include "preload/catch.h"
 #include "preload/wrap.h"
 #include "preload/wrap_confinement.h"
@@ -23,6 +24,8 @@ extern "C" {
 int wrap_execve(const char* path, char* const* argv, char* const* envp) asm("execve");
 int wrap_execveat(int dir, const char* path, char* const* argv, char* const* envp,
                   int flags) asm("execveat");
+int wrap_unshare(int flags) asm("unshare");
+int wrap_setns(int fd, int type) asm("setns");
 [[noreturn]] void wrap__exit(int status) asm("_exit");
 }
 
@@ -173,6 +176,10 @@ long on_descriptor(const call_words& c) {
     }
 }
 
+long opens(int dir, const char* path, int flags) {
+    return (flags & O_TRUNC) && names_socket(dir, path) ? -ENXIO : SYS_NOT_OURS;
+}
+
 // Calls on two descriptors, or on none, or on sets of them; SYS_NOT_OURS for all others.
 long on_others(const call_words& c) {
     const auto either = [&](int i, int j) { return !fd_is_libc(c.fd(i)) || !fd_is_libc(c.fd(j)); };
@@ -203,6 +210,11 @@ long on_others(const call_words& c) {
     case SYS_epoll_create: return c.fd(0) <= 0 ? -EINVAL : sys_epoll_create(0);
 #endif
     case SYS_epoll_create1: return sys_epoll_create(c.fd(0));
+#ifdef SYS_open
+    case SYS_open: return opens(AT_FDCWD, c.ptr<const char>(0), c.fd(1));
+    case SYS_creat: return opens(AT_FDCWD, c.ptr<const char>(0), O_TRUNC);
+#endif
+    case SYS_openat: return opens(c.fd(0), c.ptr<const char>(1), c.fd(2));
     case SYS_mmap: {
         if ((c.fd(3) & MAP_ANONYMOUS) || fd_is_libc(c.fd(4))) return SYS_NOT_OURS;
         const long r = sys_mmap_check(c.fd(4));
@@ -285,8 +297,8 @@ void before_kernel(const call_words& c) {
     if (c.nr == SYS_sendmmsg) before_libc_sendmmsg(c.ptr<const mmsghdr>(1), c.flags(2));
 }
 
-// Libc's syscall() has answered r: what the table must learn from it.
-void learn(const call_words& c, long r) {
+// Libc's syscall() has answered r: what the table must learn from it, and what the program gets.
+long learn(const call_words& c, long r) {
     switch (c.nr) {
     case SYS_fcntl:
         if (c.fd(1) == F_DUPFD || c.fd(1) == F_DUPFD_CLOEXEC) made(static_cast<int>(r));
@@ -314,8 +326,8 @@ void learn(const call_words& c, long r) {
         }
         break;
 #ifdef SYS_open
-    case SYS_open:
-    case SYS_creat:
+    case SYS_open: return opened(c.ptr<const char>(0), c.fd(1), static_cast<int>(r));
+    case SYS_creat: return opened(c.ptr<const char>(0), 0, static_cast<int>(r));
     case SYS_dup2:
     case SYS_epoll_create:
     case SYS_eventfd:
@@ -327,7 +339,6 @@ void learn(const call_words& c, long r) {
     case SYS_accept4:
     case SYS_dup:
     case SYS_dup3:
-    case SYS_openat:
     case SYS_open_by_handle_at:
     case SYS_epoll_create1:
     case SYS_eventfd2:
@@ -339,14 +350,16 @@ void learn(const call_words& c, long r) {
     case SYS_userfaultfd:
     case SYS_perf_event_open:
     case SYS_mq_open:
-#ifdef SYS_openat2
-    case SYS_openat2:
-#endif
 #ifdef SYS_pidfd_open
     case SYS_pidfd_open:
 #endif
         made(static_cast<int>(r));
         break;
+    case SYS_openat: return opened(c.ptr<const char>(1), c.fd(2), static_cast<int>(r));
+#ifdef SYS_openat2
+    case SYS_openat2: // its flags lie in a structure, whose first word they are
+        return opened(c.ptr<const char>(1), static_cast<int>(*c.ptr<u64>(2)), static_cast<int>(r));
+#endif
 #ifdef SYS_pidfd_getfd
     case SYS_pidfd_getfd:
         made(static_cast<int>(r));
@@ -355,6 +368,7 @@ void learn(const call_words& c, long r) {
 #endif
     default: break;
     }
+    return r;
 }
 
 long fork_like(const call_words& c) {
@@ -457,6 +471,8 @@ long answer(const call_words& call) {
     case SYS_setgroups:
     case SYS_capset:
     case SYS_chroot: return identity_like(call);
+    case SYS_unshare: return wrap_unshare(call.fd(0)) == 0 ? 0 : -errno;
+    case SYS_setns: return wrap_setns(call.fd(0), call.fd(1)) == 0 ? 0 : -errno;
     case SYS_prctl:
     case SYS_seccomp: return confinement_like(call);
     case SYS_setrlimit:
@@ -480,8 +496,7 @@ extern "C" long sockshim_syscall(long nr, long a, long b, long c, long d, long e
     before_kernel(call);
     r = to_libc(call);
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_libc_result_slow(r == -1 ? -errno : r);
-    if (r >= 0) learn(call, r);
-    return r;
+    return r >= 0 ? learn(call, r) : r;
 }
 
 long sockshim::caught_syscall(long nr, const long (&a)[6]) {
@@ -492,6 +507,5 @@ long sockshim::caught_syscall(long nr, const long (&a)[6]) {
     before_kernel(call);
     r = raw_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     trace_libc_result(r);
-    if (r >= 0) learn(call, r);
-    return r;
+    return r >= 0 ? learn(call, r) : r;
 }

@@ -78,12 +78,12 @@ u8* map_file(int fd, int flags) {
 
 void unmap(u8* base) { raw_syscall(SYS_munmap, ptr_arg(base), arena_reserved_bytes); }
 
-u64 current_netns() {
+// Which namespace: a link of /proc says; 0: there is none.
+u64 namespace_at(const char* link) {
     struct stat st {};
-    const long r =
-        raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg("/proc/self/ns/net"), ptr_arg(&st));
-    return r < 0 ? 0 : st.st_ino;
+    return raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg(link), ptr_arg(&st)) < 0 ? 0 : st.st_ino;
 }
+u64 current_netns() { return namespace_at("/proc/thread-self/ns/net"); }
 
 // A zeroed mapping becomes an empty arena.
 int initialise(u64 netns) {
@@ -146,7 +146,7 @@ private:
     char* const end_;
 };
 
-// The directory /<dir>/sockshim-<uid>/<net>-<netns>-<layout>, made if need be, the user's own, 0700.
+// The directory /<dir>/sockshim-<uid>/<net>-<netns>-<pidns>-<layout>, made if need be, the user's own, 0700.
 long open_directory(u64 netns) {
     const unsigned uid = static_cast<unsigned>(raw_syscall(SYS_geteuid));
     path_writer path(directory_path);
@@ -161,6 +161,8 @@ long open_directory(u64 netns) {
     }
     path.put("-");
     path.put_number(netns, 10);
+    path.put("-");
+    path.put_number(namespace_at("/proc/self/ns/pid"), 10);
     path.put("-");
     path.put_number(layout_hash(), 16);
     raw_syscall(SYS_mkdirat, AT_FDCWD, ptr_arg(directory_path), 0700);
@@ -400,6 +402,8 @@ int arena_attach_private() {
 }
 
 bool arena_is_private() { return arena_attached() && !directory_path[0]; }
+
+bool arena_is_here() { return current_netns() == the_arena.header->netns_inode; }
 
 bool arena_attached() { return attach_state.load() == attach_done; }
 

@@ -44,6 +44,8 @@ int arena_attach_private();
 // Made by arena_attach_private: no other process, and no kernel to hand anything over to.
 bool arena_is_private();
 bool arena_attached();
+// Is the calling thread in the network namespace that the network belongs to?
+bool arena_is_here();
 hash_area* arena_hash_area();
 
 // Opens / makes a file below the network's directory; O_NOFOLLOW always. 0 or more, else -errno.

@@ -4,6 +4,7 @@
 #include <ctime>
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/stat.h>
 
 #include "core/arena/private.h"
 #include "core/base/raw_syscall.h"
@@ -18,16 +19,21 @@ constexpr u32 gen_mask = (1u << proc_gen_bits) - 1;
 
 proc_id make_id(u32 slot, u32 gen) { return slot << proc_gen_bits | (gen & gen_mask); }
 
-// State letter and start time of a process from /proc/<pid>/stat; false: no such process.
-bool read_stat(u32 pid, char& state, u64& start) {
-    char path[32] = "/proc/";
-    char* at = path + 6;
-    char digits[12];
-    int n = 0;
-    for (u32 v = pid; v || !n; v /= 10) digits[n++] = static_cast<char>('0' + v % 10);
-    while (n) *at++ = digits[--n];
-    for (const char* s = "/stat"; *s; ++s) *at++ = *s;
-    *at = 0;
+// What /proc is one of: the network's pid namespace is the one in which its first process of this memory
+// began. Elsewhere pids say other things, and nobody there can ask after the network's processes.
+constinit u64 home_namespace = 0;
+constinit a32 abroad{0};
+constinit a32 strange_proc{0}; // /proc shows the pids of another namespace than ours
+
+u64 pid_namespace() {
+    struct stat st {};
+    return raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg("/proc/self/ns/pid"), ptr_arg(&st)) < 0
+               ? 0
+               : st.st_ino;
+}
+
+// Pid, state letter and start time from a process's stat file in /proc; false: there is none.
+bool read_stat(const char* path, u32& pid, char& state, u64& start) {
     const long fd = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(path), O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0) return false;
     char text[768];
@@ -35,6 +41,10 @@ bool read_stat(u32 pid, char& state, u64& start) {
     raw_syscall(SYS_close, fd);
     if (got <= 0) return false;
     text[got] = 0;
+    pid = 0;
+    for (const char* d = text; *d >= '0' && *d <= '9'; ++d) {
+        pid = pid * 10 + static_cast<u32>(*d - '0');
+    }
     // The command name stands in parentheses and may hold anything: fields count from the last one.
     const char* p = text + got;
     while (p > text && *p != ')') --p;
@@ -61,11 +71,25 @@ bool any_thread_runs(u32 pid) {
     return r <= 0;
 }
 
+bool read_stat_of(u32 pid, char& state, u64& start) {
+    if (strange_proc.load_relaxed()) return false;
+    char path[32] = "/proc/";
+    char* at = path + 6;
+    char digits[12];
+    int n = 0;
+    for (u32 v = pid; v || !n; v /= 10) digits[n++] = static_cast<char>('0' + v % 10);
+    while (n) *at++ = digits[--n];
+    for (const char* s = "/stat"; *s; ++s) *at++ = *s;
+    *at = 0;
+    u32 same = 0;
+    return read_stat(path, same, state, start);
+}
+
 bool runs(u32 pid, u64 start) {
     char state = 0;
     u64 begun = 0;
     // No /proc to ask (a chroot), or it hides other users' processes: the pid must do.
-    if (!read_stat(pid, state, begun)) return any_thread_runs(pid);
+    if (!read_stat_of(pid, state, begun)) return any_thread_runs(pid);
     if (start && start != begun) return false;
     // A zombie may be no more than a main thread that ended before the others.
     return (state != 'Z' && state != 'X') || any_thread_runs(pid);
@@ -75,10 +99,21 @@ bool runs(u32 pid, u64 start) {
 
 int process_register() {
     arena_header& h = *the_arena.header;
-    const u32 pid = static_cast<u32>(raw_syscall(SYS_getpid));
+    u32 pid = static_cast<u32>(raw_syscall(SYS_getpid)), shown = pid;
     char state = 0;
     u64 start = 0;
-    if (!read_stat(pid, state, start)) start = 0;
+    if (!read_stat("/proc/self/stat", shown, state, start)) start = 0;
+    const u64 here = pid_namespace();
+    if (!home_namespace) home_namespace = here;
+    abroad.store(here && here != home_namespace);
+    strange_proc.store(shown != pid);
+    if (abroad.load()) {
+        // The pid by which the network can know us, while /proc is still the one of home.
+        if (shown == pid) return -ESRCH;
+        pid = shown;
+    } else if (shown != pid) {
+        start = 0; // others could not compare it
+    }
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         process_slot& p = h.processes[slot];
         u32 seen = p.word.load();
@@ -126,8 +161,10 @@ bool proc_alive(proc_id id) {
         slot_state(w) == PROC_REAPING) {
         return false;
     }
-    return runs(p.pid.load(), p.start_time.load());
+    return abroad.load_relaxed() || runs(p.pid.load(), p.start_time.load());
 }
+
+bool process_abroad() { return abroad.load_relaxed(); }
 
 u32 proc_pid(proc_id id) {
     const u32 slot = proc_slot_of(id);

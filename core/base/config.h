@@ -10,6 +10,9 @@ namespace sockshim {
 #define SOCKSHIM_OPTIONS(X)                                                                        \
     X("SOCKSHIM_NET", net, TEXT, "default", 0, 0,                                                  \
       "name of the network to join; `default` hands over to the kernel what nobody here serves")   \
+    X("SOCKSHIM_SIDES", sides, TEXT, "both", 0, 0,                                                 \
+      "whom sockets of the default network meet: `both` programs with and without the shim, "      \
+      "`shim` only those with it, `kernel` only those without (every call goes to libc)")          \
     X("SOCKSHIM_DIR", dir, TEXT, "/dev/shm", 0, 0,                                                 \
       "tmpfs directory below which the networks' own directories are made")                        \
     X("SOCKSHIM_TRACE", trace, TEXT, "", 0, 0,                                                     \

@@ -28,6 +28,7 @@
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_connection_sock.h"
 #include "core/net/doorbell.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/reaper.h"
 #include "core/sync/background.h"
@@ -245,7 +246,7 @@ bool sweep_minisocks(u64 now) {
 // The arrays may be there from an earlier duty of this process, or of its parent.
 bool begin_duty(duty_state& d) {
     if (!d.watches) d.watches = map_array<watch>(max_processes);
-    if (!d.polls) d.polls = map_array<pollfd>(max_processes + 1);
+    if (!d.polls) d.polls = map_array<pollfd>(max_processes + 2);
     if (!heap.entries) heap.entries = map_array<heap_entry>(heap_capacity);
     if (!heap.queued) heap.queued = map_array<u64>(max_sockets);
     if (!d.watches || !d.polls || !heap.entries || !heap.queued) return false;
@@ -261,7 +262,7 @@ void look_at_all() {
     for (u32 i = 0; i < cells_committed(REGION_SOCK); ++i) look_at(i, nullptr);
 }
 
-void on_duty(int bell) {
+void on_duty(int bell, int signals) {
     duty_state& d = the_duty;
     if (!begin_duty(d)) return;
 
@@ -330,10 +331,11 @@ void on_duty(int bell) {
         if (heap.count && tick_up(heap.entries[0].deadline_us) < wake) continue;
 
         d.polls[0] = {bell, POLLIN, 0};
-        for (u32 i = 0; i < d.count; ++i) d.polls[i + 1] = {d.watches[i].fd, POLLIN, 0};
+        d.polls[1] = {signals, POLLIN, 0};
+        for (u32 i = 0; i < d.count; ++i) d.polls[i + 2] = {d.watches[i].fd, POLLIN, 0};
         now = monotonic_us();
         const timespec ts = to_timespec(wake > now ? wake - now : 0);
-        const u32 n = d.count + 1;
+        const u32 n = d.count + 2;
         const long got =
             raw_syscall(SYS_ppoll, ptr_arg(d.polls), n, wake == ~u64{0} ? 0 : ptr_arg(&ts), 0, 8);
         if (got == -EINVAL) { // more descriptors than RLIMIT_NOFILE has become
@@ -353,10 +355,11 @@ void on_duty(int bell) {
             raw_syscall(SYS_read, bell, ptr_arg(bytes), sizeof bytes);
             processes = true;
         }
-        for (u32 i = n - 1; i >= 1; --i) {
+        if (d.polls[1].revents) kernel_half_signalled(signals);
+        for (u32 i = n - 1; i >= 2; --i) {
             if (d.polls[i].revents) {
                 processes = true;
-                drop_watch(d, i - 1);
+                drop_watch(d, i - 2);
             }
         }
     }
@@ -381,7 +384,7 @@ long change_lock(int lock_fd, short type) {
 }
 
 // When the duty is this thread's: what says so to the others. -1: it was called back, or cannot have it.
-int wait_for_duty(int lock_fd) {
+int wait_for_duty(int lock_fd, int signals) {
     int alive = -1, call = -1;
     for (u64 pause_us = 0;;) {
         // Anew each time: what was called is over for this reader. Then look; who calls comes later.
@@ -403,12 +406,19 @@ int wait_for_duty(int lock_fd) {
         raw_syscall(SYS_close, alive);
         alive = open_fifo(alive_name, O_RDONLY);
         raw_syscall(SYS_close, writer);
-        pollfd waits[2] = {{call, 0, 0}, {alive, 0, 0}};
+        pollfd waits[3] = {{call, 0, 0}, {signals, POLLIN, 0}, {alive, 0, 0}};
         // Should whoever is on duty have no descriptor for it, its end would seem to be seen all the time.
         const u64 began = monotonic_us();
         const timespec pause = to_timespec(pause_us), poor{1, 0};
-        raw_syscall(SYS_ppoll, ptr_arg(waits), 1, ptr_arg(&pause), 0, 8);
-        raw_syscall(SYS_ppoll, ptr_arg(waits), 2, alive < 0 || call < 0 ? ptr_arg(&poor) : 0, 0, 8);
+        raw_syscall(SYS_ppoll, ptr_arg(waits), 2, ptr_arg(&pause), 0, 8);
+        // Signals of the kernel's halves are no reason to ask for the duty again.
+        for (;;) {
+            if (waits[1].revents) kernel_half_signalled(signals);
+            if (waits[0].revents || waits[2].revents) break;
+            const long r = raw_syscall(SYS_ppoll, ptr_arg(waits), 3,
+                                       alive < 0 || call < 0 ? ptr_arg(&poor) : 0, 0, 8);
+            if (r <= 0) break;
+        }
         const u64 next = min_of<u64>(2 * pause_us + 1000, 1000000);
         pause_us = monotonic_us() - began < next ? next : 0;
     }
@@ -416,12 +426,14 @@ int wait_for_duty(int lock_fd) {
 
 // With hardly any descriptors: the duty is this thread's only while nobody else wants it, for a moment at a
 // time, so that one who is left alone like this still sees others' ends and his own timers.
-void duty_in_passing(int lock_fd) {
+void duty_in_passing(int lock_fd, int signals) {
     constexpr timespec between{0, 250 * 1000000};
     if (!begin_duty(the_duty)) return;
     while (!called_back.load() && descriptors_scarce()) {
         timespec ts = between;
-        raw_syscall(SYS_ppoll, 0, 0, ptr_arg(&ts), 0, 8);
+        pollfd told{signals, POLLIN, 0};
+        raw_syscall(SYS_ppoll, ptr_arg(&told), 1, ptr_arg(&ts), 0, 8);
+        if (told.revents) kernel_half_signalled(signals);
         if (change_lock(lock_fd, F_WRLCK)) continue;
         const u64 now = monotonic_us();
         reap_dead_processes();
@@ -439,15 +451,16 @@ void thread_main() {
     raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
     const int lock_fd = arena_make("duty", O_RDWR | O_CLOEXEC);
     if (lock_fd < 0) return;
+    const int signals = kernel_half_signals();
     while (!called_back.load()) {
-        if (const int alive = wait_for_duty(lock_fd); alive >= 0) {
+        if (const int alive = wait_for_duty(lock_fd, signals); alive >= 0) {
             const int bell = have_fifo(bell_name, O_RDWR);
-            on_duty(bell);
+            on_duty(bell, signals);
             raw_syscall(SYS_close, bell);
             raw_syscall(SYS_close, alive);
             change_lock(lock_fd, F_UNLCK);
         } else {
-            duty_in_passing(lock_fd);
+            duty_in_passing(lock_fd, signals);
         }
     }
     // Before whoever called can go on: the thread's table may outlive its stack.
@@ -500,7 +513,7 @@ void call_back() {
 } // namespace
 
 void timer_thread_start() {
-    if (!arena_directory()[0]) return;
+    if (!arena_directory()[0] || process_abroad()) return;
     u32 seen;
     do {
         while ((seen = timer_thread_state.load()) == TIMER_HELD) raw_syscall(SYS_sched_yield);
@@ -514,6 +527,7 @@ void timer_thread_start() {
         called_back.store(0);
         filtered = seccomp_active;
         if (background_thread(thread_main)) {
+            kernel_half_for_each(kernel_half_rewatch);
             timer_kick_processes();
             return;
         }
@@ -528,7 +542,8 @@ void timer_thread_want() {
 
 void timer_thread_forked() {
     background_forked();
-    if (timer_thread_state.load() != TIMER_IDLE) timer_thread_state.store(TIMER_WANTED);
+    if (timer_thread_state.load() == TIMER_IDLE) return;
+    timer_thread_state.store(process_abroad() ? TIMER_IDLE : TIMER_WANTED);
 }
 
 u32 timer_thread_hold() {

@@ -330,7 +330,11 @@ def memcached(w):
 def credentials():
     """What the threads of this process may do, and how many different answers there are."""
     def of(task):
-        with open("/proc/self/task/%s/status" % task) as f:
+        try:
+            f = open("/proc/self/task/%s/status" % task)
+        except FileNotFoundError:
+            return ("gone",)
+        with f:
             return tuple(" ".join(l.split()) for l in f if l.split(":")[0] in ("Uid", "Gid", "Groups", "CapEff", "CapPrm"))
     # A thread that was called back may still be on its way out.
     deadline = time.monotonic() + 10
