@@ -43,6 +43,10 @@ inline bool fd_is_libc_traced(int fd) {
     return static_cast<u32>(fd) < fd_table_size &&
            fd_table[static_cast<u32>(fd)].load_relaxed() == FD_LIBC_TRACED;
 }
+inline bool fd_is_internal(int fd) {
+    return static_cast<u32>(fd) < fd_table_size &&
+           fd_table[static_cast<u32>(fd)].load_relaxed() == FD_INTERNAL;
+}
 // Asks the kernel about an unknown number and remembers; attaches when it is a carrier of a network of
 // ours. Returns the kind (FD_LIBC also for a closed number).
 fd_kind fd_classify(int fd);

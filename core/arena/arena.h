@@ -57,6 +57,11 @@ int arena_own_table();
 bool arena_has_own_table();
 // This thread looks names up in the directory `fd` from now on.
 void arena_use_own_directory(int fd);
+// For an image to come of this process, or of a child, that would not find the directory by path, being another
+// user's or having another root: the descriptor of it that it should inherit, or -1. Stores nothing (vfork).
+int arena_to_bequeath();
+// What this image was given by that.
+void arena_inherit(int fd);
 // Path of the network's directory; empty before arena_attach.
 const char* arena_directory();
 // Bytes of the cells that are in use (not free), payload extents included.

@@ -21,6 +21,7 @@ inline constexpr u32 WQ_RX_SLEEP = 1u << 0; // somebody sleeps on rx_seq
 inline constexpr u32 WQ_TX_SLEEP = 1u << 1; // somebody sleeps on tx_seq
 inline constexpr u32 WQ_LIST = 1u << 2;     // the list is not empty
 inline constexpr u32 WQ_ASYNC = 1u << 3;    // O_ASYNC: SIGIO to the owner
+inline constexpr u32 WQ_ASKED = 1u << 4;    // sleepers to be woken by whoever is on duty
 
 struct wait_queue {
     a32 flags;
