@@ -12,6 +12,7 @@
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
+#include "core/net/doorbell.h"
 #include "core/net/eventpoll.h"
 #include "core/net/kernel_half.h"
 #include "core/net/net_rx.h"
@@ -176,6 +177,20 @@ void process_after_identity(identity_change change) {
                arena_directory(), static_cast<u32>(raw_syscall(SYS_geteuid)));
     }
     timer_thread_release(change.thread, !out);
+    critical_leave();
+}
+
+void process_before_confinement() {
+    if (prepared.load() != 2 || !own_pid()) return;
+    critical_enter();
+    timer_keep_bell();
+    doorbell_keep();
+    critical_leave();
+}
+
+void process_after_confinement(identity_change change) {
+    if (!change.under_way) return;
+    timer_thread_release(change.thread, true);
     critical_leave();
 }
 

@@ -41,6 +41,10 @@ namespace sockshim {
     X("SOCKSHIM_KEEP_ENV", keep_env, NUMBER, 1, 0, 2,                                              \
       "give LD_PRELOAD and SOCKSHIM_* back to a program that is executed without LD_PRELOAD: 0 "   \
       "never, 1 when it inherits sockets of ours, 2 always")                                       \
+    X("SOCKSHIM_JOIN", join, NUMBER, 0, 0, 1048575,                                                \
+      "set by the library for a program that inherits sockets of a network that it could not "     \
+      "find: "                                                                                     \
+      "the descriptor of the network's directory")                                                 \
     X("SOCKSHIM_WARN", warn, FLAG, 0, 0, 1,                                                        \
       "say on stderr when a program is executed that the preload cannot enter, and why")           \
     X("SOCKSHIM_QUIET", quiet, FLAG, 0, 0, 1, "no messages on stderr, not even about trouble")     \
