@@ -137,6 +137,7 @@ def wrk_figure(w, url, shim, what, *options, may_end=False):
 
 # --- haproxy ---------------------------------------------------------------------------------------------
 
+# No idle connections to servers: with several threads haproxy 2.6 may crash when it ends with some, also with the kernel.
 HAPROXY = """
 global
     nbthread 2
@@ -153,8 +154,8 @@ frontend in
     default_backend servers
 backend servers
     balance roundrobin
-    server one %(address)s:%(one)d check inter 200ms
-    server two %(address)s:%(two)d check inter 200ms
+    server one %(address)s:%(one)d check inter 200ms pool-max-conn 0
+    server two %(address)s:%(two)d check inter 200ms pool-max-conn 0
 """
 
 
