@@ -285,8 +285,9 @@ class Tool(Flow):
     """A program that is run again and again; `check` looks at what a run that ended well has brought."""
 
     def run(self, *argv, **how):
-        how.setdefault("stdout", subprocess.PIPE)
-        done = subprocess.run([str(a) for a in argv], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, **how)
+        if "input" not in how:
+            how["stdin"] = subprocess.DEVNULL
+        done = subprocess.run([str(a) for a in argv], capture_output=True, **how)
         if done.returncode < 0:
             raise Wrong("%s ended by signal %d: %r" % (argv[0], -done.returncode, done.stderr[-300:]))
         return done
@@ -360,6 +361,18 @@ class Git(Tool):
         if self.run("git", "-C", place, "status", "--porcelain", env=env).stdout:
             raise Wrong("the clone differs from what was committed")
         shutil.rmtree(place)
+
+
+class Ssh(Tool):
+    """A program on the other side that sends back what it gets."""
+
+    def once(self):
+        data = self.rng.randbytes(self.rng.choice((1, 50000, 2000000)))
+        done = self.run("ssh", "-F", self.config, "there", "cat", input=data)
+        if done.returncode:
+            must_be("until it ended", data[:len(done.stdout)], done.stdout)
+            raise Interrupted(done.stderr)
+        must_be("by ssh", data, done.stdout)
 
 
 # --- the process -------------------------------------------------------------------------------------------------

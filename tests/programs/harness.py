@@ -173,6 +173,11 @@ def free_port():
     raise Failure("no free port")
 
 
+def need_shim():
+    if NATIVE:
+        raise Skip("only with the shim")
+
+
 def kernel_sockets(port, halves=False):
     """Lines of /proc/net that name the port on either side: what the kernel carried of it. A TCP connection
     that the kernel carried stays there for a minute after its end (TIME_WAIT). What only waits there for programs
@@ -331,6 +336,7 @@ class World:
         self.programs = []
         self.figures = {}  # the kernel's, until ours stand beside them
         self.keep = False  # closed by whoever set it
+        self.at_close = lambda: None  # ends what the case started beside the programs
         self.work = tempfile.mkdtemp(prefix="sockshim-test-")
         # tmpfs, where the carriers' locks and the arena's pages cost what they cost in use
         self.net = tempfile.mkdtemp(prefix="sockshim-test-", dir="/dev/shm")
@@ -347,7 +353,7 @@ class World:
         """A free port that the kernel has nothing of: earlier native runs leave connections in TIME_WAIT."""
         while True:
             port = free_port()
-            if not kernel_sockets(port):
+            if not kernel_sockets(port, halves=True):
                 return port
 
     def start(self, *argv, shim=True, env=None, stdin=None, name=None, cwd=None, pass_fds=()):
@@ -436,6 +442,7 @@ class World:
                 raise Failure("%s crashed (%d)" % (p.name, p.process.returncode))
 
     def close(self):
+        self.at_close()
         for p in self.programs:
             p.end()
         shutil.rmtree(self.work, ignore_errors=True)
