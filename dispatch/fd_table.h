@@ -43,6 +43,10 @@ inline bool fd_is_libc_traced(int fd) {
     return static_cast<u32>(fd) < fd_table_size &&
            fd_table[static_cast<u32>(fd)].load_relaxed() == FD_LIBC_TRACED;
 }
+inline bool fd_is_internal(int fd) {
+    return static_cast<u32>(fd) < fd_table_size &&
+           fd_table[static_cast<u32>(fd)].load_relaxed() == FD_INTERNAL;
+}
 // Asks the kernel about an unknown number and remembers; attaches when it is a carrier of a network of
 // ours. Returns the kind (FD_LIBC also for a closed number).
 fd_kind fd_classify(int fd);
@@ -71,6 +75,23 @@ struct socket_ref {
 int sockfd_lookup_light(int fd,
                         socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one too)
 void fput_light(const socket_ref& ref);
+
+// What the calls under way on this thread hold so. A handler may jump out of them, and asynchronous cancellation
+// end them: then the thread's next call puts what they held, or the cancellation does.
+struct held_refs {
+    static constexpr u32 most = 8; // what is beyond that may be lost
+    u32 count;
+    struct {
+        const void* frame; // lies in the frame that holds it
+        u32 entry;
+    } at[most];
+};
+extern constinit thread_local held_refs held;
+// Puts what frames deeper than the caller's held; null: everything.
+void held_put(const void* frame);
+inline void held_check() {
+    if (SOCKSHIM_UNLIKELY(held.count != 0)) held_put(__builtin_frame_address(0));
+}
 
 // The same for an epoll set. Null set: `fd` is none of ours. A wait goes on when the number is closed or
 // reused under it: the set is kept, and the kernel's half by a descriptor of the library's own.

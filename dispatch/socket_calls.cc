@@ -134,8 +134,7 @@ long sys_bind(int fd, const sockaddr* umyaddr, int addrlen) {
     auto* const kaddr = reinterpret_cast<const sockaddr*>(&address);
     if (err == 0) err = security_socket_bind(*ref.sock, kaddr, static_cast<u32>(addrlen));
     if (err == 0) {
-        err = past_the_dead(
-            [&] { return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen)); });
+        err = past_the_dead([&] { return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen)); });
     }
     if (err == 0) want_timer_thread();
     fput_light(ref);

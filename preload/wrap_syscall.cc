@@ -392,27 +392,28 @@ long exec_like(const call_words& c) {
     return -errno;
 }
 
-// The kernel's own calls, which change the calling thread alone. The background thread goes with it.
-long identity_like(const call_words& c) {
-    if (!process_active.load() || in_vfork_child()) return SYS_NOT_OURS;
-    const auto call = [&] {
-        const long r = to_libc(c);
-        return r == -1 ? -errno : r;
-    };
-    const u32 first = c.flags(0);
-    switch (c.nr) {
-    case SYS_setuid:
-    case SYS_setfsuid: return identity_changing({first}, call);
-    case SYS_setreuid: return identity_changing({first, c.flags(1)}, call);
-    case SYS_setresuid: return identity_changing({first, c.flags(1), c.flags(2)}, call);
-    default: return identity_changing({}, call);
-    }
-}
-
 // -errno, as the kernel says it.
 long libc_answer(void* arg) {
     const long r = to_libc(*static_cast<const call_words*>(arg));
     return r == -1 ? -errno : r;
+}
+
+// The kernel's own calls, which change the calling thread alone. The background thread goes with it.
+long identity_like(call_words c) {
+    if (in_vfork_child()) return SYS_NOT_OURS;
+    const auto change = [&](std::initializer_list<u32> users) {
+        identity_joining(users);
+        if (!process_active.load()) return SYS_NOT_OURS;
+        return identity_changing(users, [&] { return libc_answer(&c); });
+    };
+    const u32 first = c.flags(0);
+    switch (c.nr) {
+    case SYS_setuid:
+    case SYS_setfsuid: return change({first});
+    case SYS_setreuid: return change({first, c.flags(1)});
+    case SYS_setresuid: return change({first, c.flags(1), c.flags(2)});
+    default: return change({});
+    }
 }
 
 long confinement_like(call_words c) {

@@ -140,10 +140,11 @@ proc_id process_former() {
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         const process_slot& p = the_arena.header->processes[slot];
         const u64 w = p.word.load();
-        if (&p != &own && slot_state(w) == PROC_LIVE && slot_pid(w) == slot_pid(own.word.load()) &&
-            p.start_time.load() == own.start_time.load()) {
-            return make_id(slot, slot_gen(w));
-        }
+        if (&p == &own || slot_state(w) != PROC_LIVE || slot_pid(w) != slot_pid(own.word.load()))
+            continue;
+        // One of the two may have had no /proc to ask.
+        const u64 theirs = p.start_time.load(), ours = own.start_time.load();
+        if (!theirs || !ours || theirs == ours) return make_id(slot, slot_gen(w));
     }
     return 0;
 }

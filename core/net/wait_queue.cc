@@ -24,6 +24,7 @@ constexpr int everybody = 1 << 30;
 // True when a thread was woken. The flag says "somebody may sleep"; sleepers set it before their last
 // look, so whoever clears it must move the word after that and wake all that are asleep by then.
 bool wake_sleepers(wait_queue& wq, u32 flag, a32& word, bool wake_all) {
+    wq.woken_us.store_relaxed(static_cast<u32>(monotonic_us()));
     if (!wake_all) {
         word.fetch_add(1);
         SOCKSHIM_CRASH_POINT();
@@ -35,12 +36,12 @@ bool wake_sleepers(wait_queue& wq, u32 flag, a32& word, bool wake_all) {
     word.fetch_add(1);
     SOCKSHIM_CRASH_POINT();
     const int woken = futex_wake(word, everybody);
-    if (SOCKSHIM_UNLIKELY(woken < 0)) {
-        timer_kick_wakes(); // forbidden (seccomp.h): `waking` says where
-        return true;
+    if (SOCKSHIM_UNLIKELY(woken < 0)) { // forbidden (seccomp.h)
+        wq.flags.fetch_or(WQ_ASKED);
+        timer_kick_wakes();
     }
     wq.waking.store(0);
-    return woken > 0;
+    return woken != 0;
 }
 
 wait_entry* entry_at(u32 reference) {
@@ -191,13 +192,11 @@ void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
 }
 
 // Flags that are set are believed, and so is the mark of one who died between clearing and waking.
-// Who is only on his way through wake_sleepers has his sleepers woken twice.
 static void wake_asked(wait_queue& wq) {
-    proc_id who = wq.waking.load();
-    if (!who) return;
+    if (!(wq.flags.load() & WQ_ASKED)) return;
+    wq.flags.fetch_and(~WQ_ASKED);
     futex_wake(wq.rx_seq, everybody);
     futex_wake(wq.tx_seq, everybody);
-    wq.waking.cas(who, 0);
 }
 
 void wait_queues_wake_asked() {

@@ -157,6 +157,12 @@ static void echo(int fd, int way) {
     if (ep >= 0) close(ep);
 }
 
+static int ack_to;
+static void on_usr1(int sig) {
+    (void)sig;
+    write(ack_to, "x", 1);
+}
+
 static void* echo_thread(void* fd) {
     echo((int)(long)fd, BLOCK);
     return 0;
@@ -290,6 +296,33 @@ int main(void) {
         _exit(0);
     }
     reap(p);
+
+    section("handlers, while it is at its sockets all the time");
+    {
+        struct sigaction a = {.sa_handler = on_usr1};
+        int acks[2];
+        char b;
+        pipe(acks);
+        ack_to = acks[1];
+        sigaction(SIGUSR1, &a, 0);
+        tcp_pair(&c, &s);
+        p = forked("child: ");
+        if (p == 0) {
+            struct sockaddr_in x;
+            int one = udp(&x), two = udp(0);
+            connect(two, SA(&x), sizeof x);
+            confine(&narrow_program, 1);
+            on_usr1(0);
+            for (;;) write(two, "x", 1), read(one, &b, 1);
+        }
+        read(acks[0], &b, 1);
+        int handled = 0;
+        for (int i = 0; i < 400; i++) kill(p, SIGUSR1), handled += read(acks[0], &b, 1) == 1;
+        V(handled);
+        kill(p, SIGKILL);
+        reap(p);
+        close(c), close(s), close(acks[0]), close(acks[1]);
+    }
 
     section("what is refused leaves nothing behind");
     T(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL));
