@@ -6,8 +6,8 @@ warm-up; nothing hung, no byte was wrong. A line a minute.
 import argparse, os, sys, time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "crash"))
-import harness
 from crash import *
+import harness
 from runner import Site, arena_bytes, back_to, cells, no_more_descriptors, observer, settled
 from services import Git, Haproxy, Memcached, Nginx, Postgres, Redis, Rsync, Sshd
 from tree import adopt_orphans
