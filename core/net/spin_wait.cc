@@ -100,7 +100,8 @@ bool spin_wait::pause_shared() {
     raw_syscall(SYS_sched_yield);
     const u64 away = cycle_ticks() - begun;
     long_yield_ = away > long_yield_ticks;
-    in_vain_ += away < short_yield_ticks;
+    let_run_ = away >= short_yield_ticks;
+    in_vain_ += !let_run_;
     return true;
 }
 
@@ -142,8 +143,8 @@ void spin_wait::finish(bool came, u32 woken_us) {
     }
     if (long_yield_) {
         w.long_yield(phase_ == SHARING);
-    } else if (slept_ && in_vain_ >= yields_in_vain) {
-        w.vain_yields();
+    } else if (in_vain_ >= yields_in_vain && (slept_ || let_run_)) {
+        w.vain_yields(); // also when one brought it at last: it came from here, and a sleep had brought it sooner
     } else if (!came || lasted > spin_limit_us()) {
         w.worse();
     } else if (slept_) {

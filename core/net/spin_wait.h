@@ -34,6 +34,7 @@ private:
     phase phase_ = FRESH;
     bool slept_ = false;   // was told to
     bool suspect_ = false; // yields have not helped lately
+    bool let_run_ = false; // the last yield did
     bool long_yield_ = false;
     u32 steps_ = 0;
     u32 in_vain_ = 0; // yields that came back at once
