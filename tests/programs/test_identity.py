@@ -288,6 +288,7 @@ def late_server(port, how, size):
     print("user", os.geteuid(), flush=True)
     for _ in range(8):
         serve(listener, int(size))
+    time.sleep(600)
 
 
 @case
@@ -302,7 +303,6 @@ def before_the_first_socket(w):
             s.until("user")
             said.append(w.guest(clients, port, size, 4, shim=shim).ok().text())
             said.append(w.guest(nobody_client, port, size, 4, "-", shim=shim).ok().text())
-            s.ok()
             w.ours(port, shim)
             said.append(s.text())
         return said
