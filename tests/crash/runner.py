@@ -15,8 +15,8 @@ KEPT_CARRIERS, KEPT_WAITERS = 8, 128
 # --- the arena -------------------------------------------------------------------------------------------------------
 
 def arenas(net):
-    """Of all users' networks below `net`."""
-    return glob.glob(os.path.join(net, "sockshim-*", "*", "arena"))
+    """Of the networks below the folder: one user's (Service.net) or all."""
+    return glob.glob(os.path.join(net, "**", "arena"), recursive=True)
 
 
 def arena_bytes(net):

@@ -59,6 +59,10 @@ class Service:
     def natively(self, *argv, **how):
         return self.w.run(*self.as_user(), *argv, shim=False, **how)
 
+    def net(self):
+        """Its user's networks. (Who started it as another user has a place in his own, which nobody need look after.)"""
+        return os.path.join(self.w.net, "sockshim-%d" % self.user)
+
     def path(self, *parts):
         return os.path.join(self.top, *parts)
 

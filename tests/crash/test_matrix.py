@@ -13,7 +13,7 @@ options = argparse.Namespace(rounds=1, minutes=0.0, steps=False)
 EACH = 10  # rounds between two looks at the arena
 
 
-def matrix(w, service, site):
+def matrix(service, site):
     site.go()
     site.goes_on("warm-up")
     before = site.interrupted()
@@ -21,7 +21,7 @@ def matrix(w, service, site):
     if site.interrupted() != before:
         raise Failure("interrupted without a kill: %s" % [s["last"] for s in site.status()])
     site.rest()
-    site.baseline, site.fds = settled(w.net), site.descriptors()
+    site.baseline, site.fds = settled(service.net()), site.descriptors()
     site.go()
     unseen = []
     for kind in service.kinds():
@@ -30,7 +30,7 @@ def matrix(w, service, site):
         else:
             unseen.append(kind)
     site.goes_on(site.kill_client())
-    unchanged(w, site)
+    unchanged(site)
     end = time.monotonic() + 60 * options.minutes
     done = 0
     while done < options.rounds or time.monotonic() < end:
@@ -44,15 +44,15 @@ def matrix(w, service, site):
         site.goes_on("kills of " + ", ".join(killed))
         done += 1
         if done % EACH == 0:
-            unchanged(w, site)
-    unchanged(w, site)
+            unchanged(site)
+    unchanged(site)
     say("%d kills, %d restarts, %d exchanges; longest wait %.1f s, after %s%s" % (
         site.kills, site.restarts, site.exchanges(), *site.longest, "; never seen: " + ", ".join(unseen) if unseen else ""))
 
 
-def unchanged(w, site):
+def unchanged(site):
     site.rest()
-    back_to(w.net, site.baseline, "the service rests")
+    back_to(site.service.net(), site.baseline, "the service rests")
     no_more_descriptors(site.fds, site.descriptors())
     site.go()
 
@@ -64,7 +64,7 @@ def add(service_class):
             w.lib = CRASH_LIB
         service = service_class(w)
         first = observer(service)
-        alone = settled(w.net)
+        alone = settled(service.net())
         site = Site(service)
         w.at_close = site.end
         site.begin(rng)
@@ -72,10 +72,10 @@ def add(service_class):
         first.kill()
         first.wait()
         try:
-            matrix(w, service, site)
+            matrix(service, site)
             last = observer(service)
             site.end()
-            back_to(w.net, alone, "all have been killed")
+            back_to(service.net(), alone, "all have been killed")
             last.end()
         except Failure:
             print_cells(w.net)
