@@ -162,9 +162,14 @@ def gunicorn(w, shim):
             are_new(before)
 
         def worker():
-            before = children(master.pid)
-            os.kill(min(before), signal.SIGTERM)
-            wait_until("there is another worker", lambda: children(master.pid) - before and min(before) not in children(master.pid))
+            victim = min(children(master.pid))
+
+            def replaced():
+                now = children(master.pid)
+                if victim in now:  # once more: one that has just been forked takes the signal for its master's
+                    os.kill(victim, signal.SIGTERM)
+                return victim not in now and len(now) == 2
+            wait_until("there is another worker", replaced)
 
         def usr2():
             master.kill(signal.SIGUSR2)
