@@ -1,11 +1,11 @@
 // How long to stay awake while waiting (DESIGN.md, D6), and the sleep that follows.
 //
-// A wait with a processor to spare looks, spins for about a microsecond, then yields and looks for as long
-// as that has been paying off, then sleeps. Without (one processor, or others were seen to want this one) it
-// yields once. What pays off is learnt per wait queue: waits that stay awake and are shorter than
-// spin_limit_us raise the score, longer ones and yields that brought nothing lower it, and at 0 a wait
-// sleeps at once. A sleep that turns out to have been short raises it again, so an idle server never spins
-// and a busy one seldom sleeps.
+// A wait looks, spins for about a microsecond where there is another processor, then yields and looks for as
+// long as that has been paying off, then sleeps. What pays off is learnt per wait queue from how long waits
+// last: those shorter than spin_limit_us raise the score, longer ones lower it, and at 0 a wait sleeps at
+// once. A sleep that turns out to have been short raises it again, so an idle server never spins and a busy
+// one seldom sleeps. Yields that brought nothing and let nobody run, and those that gave the processor to one
+// who computes, put the next try off.
 #pragma once
 #include "core/base/config.h"
 #include "core/net/wait_queue.h"
@@ -32,8 +32,9 @@ private:
 
     a32& score_;
     phase phase_ = FRESH;
-    bool spare_ = false; // this thread may keep a processor for itself
-    bool slept_ = false; // was told to
+    bool slept_ = false;   // was told to
+    bool suspect_ = false; // yields have not helped lately
+    bool let_run_ = false; // the last yield did
     bool long_yield_ = false;
     u32 steps_ = 0;
     u32 in_vain_ = 0; // yields that came back at once

@@ -72,14 +72,22 @@ class Http(Flow):
     """Files by GET, one connection for some of them, a new one for the others."""
 
     connection = None
+    used = False
 
     def once(self):
         if not self.connection:
             self.connection = http.client.HTTPConnection(LOOPBACK, self.port)
+            self.used = False
         name = self.rng.choice(list(HTTP_SIZES))
         stay = self.rng.random() < 0.7
-        self.connection.request("GET", "/" + name, headers={} if stay else {"Connection": "close"})
-        answer = self.connection.getresponse()
+        try:
+            self.connection.request("GET", "/" + name, headers={} if stay else {"Connection": "close"})
+            answer = self.connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            if not self.used:
+                raise
+            return self.close()  # the server may end a connection that is idle
+        self.used = True
         if answer.status >= 500:
             raise Interrupted(answer.status)
         if answer.status != 200:

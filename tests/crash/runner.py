@@ -139,6 +139,8 @@ class Clients:
 class Site:
     """One service with its clients, under load and watched."""
 
+    enough = 2  # exchanges of each thread that show that it goes on
+
     def __init__(self, service):
         self.service, self.w = service, service.w
         self.trees = {}
@@ -173,7 +175,7 @@ class Site:
         wait_until("the clients of %s rest" % self.service.name(), lambda: all(s["parked"] for s in self.status()))
 
     def goes_on(self, what):
-        """Each thread of the clients makes another exchange or two; programs that have ended meanwhile are restarted."""
+        """Each thread of the clients makes some more exchanges; programs that have ended meanwhile are restarted."""
         began = time.monotonic()
         self.manage()
         before, restarts = self.status(), self.restarts
@@ -186,7 +188,7 @@ class Site:
             for x, y in zip(now, before):
                 if sum(x["done"]) < sum(y["done"]):  # a new one in the place of one that was killed
                     y["done"] = [0] * len(y["done"])
-            return all(a >= b + 2 for x, y in zip(now, before) for a, b in zip(x["done"], y["done"]))
+            return all(a >= b + self.enough for x, y in zip(now, before) for a, b in zip(x["done"], y["done"]))
         try:
             wait_until("all clients of %s get answers (%s)" % (self.service.name(), what), progress)
         except Failure as e:

@@ -242,8 +242,9 @@ class Redis(Service):
         return [["Redis", 4, {"port": self.port}], ["Redis", 1, {"port": self.second, "read_only": True}]]
 
     def tools(self):
-        return [["Program", 1, {"argv": ["redis-benchmark", "-h", LOOPBACK, "-p", self.port, "-q", "-n", 2000, "-c", 10, "-t",
-                                         "set,get"]}]]
+        # Where its connections are refused it may try to write for ever, with the kernel too (redis 7.0).
+        return [["Program", 1, {"argv": ["timeout", "20", "redis-benchmark", "-h", LOOPBACK, "-p", self.port, "-q", "-n", 2000,
+                                         "-c", 10, "-t", "set,get"]}]]
 
 
 class Memcached(Service):

@@ -8,6 +8,12 @@ BIG = 100 << 20
 SIZES = {"small": 1024, "page": 102400, "big": BIG}
 
 
+def rows(number, width, seed):
+    """Lines of comma-separated values, of all lengths up to the width."""
+    r = random.Random(seed)
+    return b"".join(b"%d,%s\n" % (i, r.randbytes(r.randrange(width // 2)).hex().encode()) for i in range(number))
+
+
 def www(w, port, text, shim):
     """Python's web server with one small and one larger file."""
     top = w.path("www-%d" % port)

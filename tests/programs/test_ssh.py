@@ -41,10 +41,9 @@ def commands(w, s):
         p = s.client("there", "cat", user=user, stdin=data).ok()
         same("5 MB through cat", sha(data), sha(p.out()))
         p = s.client("there", "kill -9 $$", user=user)
-        said += [p.wait(), s.run("false || echo $?", user=user)]
         # The client's port differs; LD_PRELOAD and SOCKSHIM_* must not be there.
-        said.append(sorted(re.sub(r"(?<=%s )\d+" % LOOPBACK, "N", s.hidden(line), 1)
-                           for line in s.run("env", user=user).splitlines()))
+        said += [p.wait(), sorted(re.sub(r"(?<=%s )\d+" % LOOPBACK, "N", s.hidden(line), 1)
+                                  for line in s.run("false || env", user=user).splitlines())]
     return said
 
 
@@ -83,9 +82,9 @@ def terminal(w, s):
 @case
 @with_sshd
 def many(w, s):
-    """ten sessions at once, 1 MB through each"""
+    """eight sessions at once, 1 MB through each"""
     clients = []
-    for i in range(10):
+    for i in range(8):
         data = contents(i, 1 << 20)
         clients.append((data, s.client("there", "cat", user=(USER, "root")[i % 2], stdin=data)))
     for data, p in clients:

@@ -7,6 +7,7 @@ import argparse, os, sys, time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "crash"))
 from crash import *
+import harness
 from runner import Site, arena_bytes, back_to, cells, no_more_descriptors, observer, settled
 from services import Git, Haproxy, Memcached, Nginx, Postgres, Redis, Rsync, Sshd
 from tree import adopt_orphans
@@ -30,6 +31,7 @@ class Soak:
     def begin(self):
         for service, mortal in self.services:
             site = Site(service)
+            site.enough = 1  # benchmarks take their time
             self.sites.append(site)
             if mortal:
                 self.mortal.append(site)
@@ -150,5 +152,6 @@ if __name__ == "__main__":
         rng.seed(options.seed)
         print("from here on seed %d" % options.seed)
     os.nice(5)
+    harness.PATIENCE = max(harness.PATIENCE, 120)  # beside others
     sys.argv[1:] = ["--budget", options.budget]
     main()
