@@ -144,6 +144,8 @@ def questions(w, shim, url):
 def gunicorn(w, shim):
     """gunicorn, curl, wrk: sync, gthread and gevent workers; SIGHUP, workers ended and replaced, a new master (SIGUSR2), all under load"""
     program, outcome = need("gunicorn"), []
+    if subprocess.run([PYTHON, "-c", "import gevent"], stderr=subprocess.DEVNULL).returncode:
+        raise Skip("gevent is not installed")
     w.file("wsgi.py", WSGI.encode())
     for kind, options in (("sync", []), ("gthread", ["--threads", 4]), ("gevent", [])):
         port = w.port()
