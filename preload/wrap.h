@@ -94,6 +94,14 @@ inline int made(int fd) {
     return fd_made(fd);
 }
 
+// Libc is about to close `fd`, which is its own: unknown from here on, so that whatever comes to stand there, by
+// whichever way, is looked at. (Afterwards it may be somebody else's already.)
+inline void fd_closes(int fd) {
+    if (static_cast<u32>(fd) < fd_table_size && !in_vfork_child()) {
+        fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
+    }
+}
+
 // Descriptors that leave in a message of libc's: those that are carriers get their lock first. The
 // program's pointer is checked by copying; before the process is active it has no carrier of its own.
 inline void before_libc_sendmsg(const msghdr* msg) {

@@ -413,9 +413,7 @@ long answer(const call_words& call) {
             fork_check();
             return on_descriptor(call);
         }
-        if (call.nr == SYS_close && static_cast<u32>(fd) < fd_table_size && !in_vfork_child()) {
-            fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
-        }
+        if (call.nr == SYS_close) fd_closes(fd);
         return SYS_NOT_OURS;
     }
     switch (call.nr) {
