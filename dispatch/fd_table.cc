@@ -409,7 +409,8 @@ void fd_table_forked() {
     // But for those that a handler which forked has interrupted: they go on.
     for (u32 i = 0; i < held.count; ++i) {
         const u32 entry = held.at[i].entry;
-        if (fd_entry_kind(entry) == FD_SOCKET) socket_files[fd_entry_index(entry)].refs.fetch_add(1);
+        if (fd_entry_kind(entry) == FD_SOCKET)
+            socket_files[fd_entry_index(entry)].refs.fetch_add(1);
     }
     for (u32 index = 0, n = cells_committed(REGION_EVENTPOLL); index < n; ++index) {
         epoll_file& f = epoll_files[index];

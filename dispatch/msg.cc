@@ -182,8 +182,8 @@ i64 recv_one(socket_ref& ref, msghdr* umsg, unsigned flags) {
         const i64 r = sock_recvmsg(ref, msg);
         if (r < 0) return r;
         if (user.msg_name) {
-            const int bad = move_addr_to_user(address, static_cast<int>(msg.namelen),
-                                              user.msg_name, &umsg->msg_namelen);
+            const int bad = move_addr_to_user(address, static_cast<int>(msg.namelen), user.msg_name,
+                                              &umsg->msg_namelen);
             if (bad) return bad;
         }
         const int out_flags =

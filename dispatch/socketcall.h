@@ -77,8 +77,7 @@ template <class T, std::size_t size, class Call> [[gnu::noinline]] i64 array_in_
 }
 template <class T, std::size_t few, std::size_t most, class Call>
 i64 with_array(std::size_t n, Call call) {
-    return SOCKSHIM_LIKELY(n <= few) ? array_in_frame<T, few>(call)
-                                     : array_in_frame<T, most>(call);
+    return SOCKSHIM_LIKELY(n <= few) ? array_in_frame<T, few>(call) : array_in_frame<T, most>(call);
 }
 template <class Call> i64 with_iovecs(std::size_t n, Call call) {
     constexpr std::size_t UIO_FASTIOV = 8;

@@ -138,8 +138,7 @@ ssize_t write_to_socket(int fd, const char* buf, size_t n) {
 
 // Libc asks the descriptor how it was opened, which a socket of the kernel's answers as ours would.
 FILE* open_socket_stream(int fd, const char* mode) {
-    const int k =
-        static_cast<int>(raw_syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    const int k = static_cast<int>(raw_syscall(SYS_socket, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (k < 0) {
         errno = -k;
         return nullptr;

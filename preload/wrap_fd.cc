@@ -37,8 +37,7 @@ SOCKSHIM_WRAP(int, dup, (int fd)) {
 
 SOCKSHIM_WRAP(int, dup2, (int fd, int to)) {
     return route(
-        fd, to, [=] { return sys_dup2(fd, to); },
-        [=] { return made(real::dup2(fd, to)); });
+        fd, to, [=] { return sys_dup2(fd, to); }, [=] { return made(real::dup2(fd, to)); });
 }
 SOCKSHIM_WRAP_ALIAS(__dup2, dup2)
 
@@ -64,8 +63,7 @@ static int owner_of(int fd) {
 SOCKSHIM_WRAP(int, fcntl, (int fd, int cmd, unsigned long arg)) {
     if (SOCKSHIM_UNLIKELY(cmd == F_GETOWN) && !fd_is_libc(fd)) return owner_of(fd);
     return route(
-        fd,
-        [=] { return sys_fcntl(fd, cmd, arg); },
+        fd, [=] { return sys_fcntl(fd, cmd, arg); },
         [=] {
             const int r = real::fcntl(fd, cmd, arg);
             return cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC ? made(r) : r;

@@ -208,8 +208,8 @@ SOCKSHIM_WRAP(int, rcmd_af,
     if (fd < 0) return complain(*host);
     --own_port;
     int second = -1;
-    const bool good = errors ? (second = accept_errors(fd, own_port, family)) >= 0
-                             : wrap_write(fd, "", 1) == 1;
+    const bool good =
+        errors ? (second = accept_errors(fd, own_port, family)) >= 0 : wrap_write(fd, "", 1) == 1;
     if (!good) complain(*host);
     if (good && ask_server(fd, local_user, user, command)) {
         if (errors) *errors = second;

@@ -13,9 +13,11 @@ static void cleanup(void* arg) {
 
 enum { CALLS = 30, BLOCKING = 26 };
 static const char* const names[CALLS] = {
-    "read", "readv", "recv", "recvfrom", "recvmsg", "recvmmsg", "recv UDP", "accept", "accept4", "poll", "ppoll",
-    "select", "pselect", "epoll_wait", "epoll_pwait", "epoll_pwait2", "write", "writev", "send", "sendto", "sendmsg",
-    "sendmmsg", "connect", "poll two kinds", "preadv2", "pwritev2", "close", "fsync", "fcntl", "read of what is there"};
+    "read",     "readv",      "recv",        "recvfrom",     "recvmsg", "recvmmsg",
+    "recv UDP", "accept",     "accept4",     "poll",         "ppoll",   "select",
+    "pselect",  "epoll_wait", "epoll_pwait", "epoll_pwait2", "write",   "writev",
+    "send",     "sendto",     "sendmsg",     "sendmmsg",     "connect", "poll two kinds",
+    "preadv2",  "pwritev2",   "close",       "fsync",        "fcntl",   "read of what is there"};
 
 static void at(int which) {
     char b[8];
@@ -102,7 +104,9 @@ static const char* cancelled(struct way w) {
     if (w.early) gate_open(go);
     void* r;
     pthread_join(t, &r);
-    return r != PTHREAD_CANCELED ? "not cancelled" : unwound != before + 1 ? "not unwound" : "cancelled";
+    return r != PTHREAD_CANCELED   ? "not cancelled"
+           : unwound != before + 1 ? "not unwound"
+                                   : "cancelled";
 }
 
 static void all_works(void) {
@@ -159,7 +163,8 @@ int main(void) {
     for (int async = 0; async < 2; async++) {
         section(async ? "waiting, asynchronous" : "waiting");
         alarm(30);
-        for (int i = 0; i < BLOCKING; i++) say("%s: %s", names[i], cancelled((struct way){i, async, 0, 0}));
+        for (int i = 0; i < BLOCKING; i++)
+            say("%s: %s", names[i], cancelled((struct way){i, async, 0, 0}));
         all_works();
         section(async ? "before the call, asynchronous" : "before the call");
         alarm(30);
@@ -193,7 +198,8 @@ int main(void) {
             pthread_join(t, &r);
             if (r != PTHREAD_CANCELED) say("not cancelled");
         }
-        while (recv(busy_s, big, sizeof big, MSG_DONTWAIT) > 0 || recv(u, big, sizeof big, MSG_DONTWAIT) > 0)
+        while (recv(busy_s, big, sizeof big, MSG_DONTWAIT) > 0 ||
+               recv(u, big, sizeof big, MSG_DONTWAIT) > 0)
             ;
         all_works();
     }

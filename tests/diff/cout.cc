@@ -77,7 +77,8 @@ int main(int argc, char** argv) {
         if (q == 0) {
             for (int i = 0; i < 3; i++) dup2(c, i);
             close(c), close(s);
-            execl("/bin/sh", "sh", "-c", "read a; echo got $a; echo on stderr >&2", static_cast<char*>(nullptr));
+            execl("/bin/sh", "sh", "-c", "read a; echo got $a; echo on stderr >&2",
+                  static_cast<char*>(nullptr));
             _exit(127);
         }
         close(c);

@@ -22,9 +22,10 @@ static void install(int sig, void (*f)(int), int flags) {
 }
 
 enum { CALLS = 21 };
-static const char* const names[CALLS] = {"recv", "read", "readv", "recvmsg", "recvmmsg", "recv UDP", "recvfrom UDP",
-                                         "accept", "accept4", "poll", "ppoll", "select", "pselect", "epoll_wait",
-                                         "epoll_pwait", "send", "write", "sendmsg", "connect", "poll two kinds", "recv timeo"};
+static const char* const names[CALLS] = {
+    "recv",        "read",    "readv", "recvmsg", "recvmmsg", "recv UDP",       "recvfrom UDP",
+    "accept",      "accept4", "poll",  "ppoll",   "select",   "pselect",        "epoll_wait",
+    "epoll_pwait", "send",    "write", "sendmsg", "connect",  "poll two kinds", "recv timeo"};
 static void wait_in(int which) {
     char b[8];
     struct iovec iov = {b, 8}, out = {big, sizeof big};
@@ -333,7 +334,8 @@ static void closers(void) {
     pthread_t self = pthread_self();
     void (*const kinds[])(int) = {on_close, on_replace};
     for (int i = 0; i < 2; i++) {
-        section(i ? "a handler that puts another socket on the number" : "a handler that closes what is read");
+        section(i ? "a handler that puts another socket on the number"
+                  : "a handler that closes what is read");
         tcp_pair(&extra_c, &extra_s);
         install(SIGUSR1, kinds[i], 0);
         hits = 0;

@@ -27,8 +27,9 @@ static void* sender(void* arg) {
 }
 
 enum { WAITS = 8, ROUNDS = 300 };
-static const char* const names[WAITS] = {"ppoll", "ppoll with a pipe", "ppoll UDP", "pselect", "epoll_pwait",
-                                         "epoll_pwait2", "ppoll of nothing", "syscall(SYS_ppoll)"};
+static const char* const names[WAITS] = {
+    "ppoll",       "ppoll with a pipe", "ppoll UDP",        "pselect",
+    "epoll_pwait", "epoll_pwait2",      "ppoll of nothing", "syscall(SYS_ppoll)"};
 static long wait_by(int which, const sigset_t* mask) {
     struct pollfd p[2] = {{which == 2 ? u : s, POLLIN, 0}, {mixed[0], POLLIN, 0}};
     struct epoll_event e;

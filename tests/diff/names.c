@@ -4,14 +4,15 @@
 #include <netdb.h>
 
 static void addresses(const char* host, const char* service, int flags, int type) {
-    struct addrinfo hint = {.ai_flags = flags, .ai_family = AF_INET, .ai_socktype = type}, *found = 0;
+    struct addrinfo hint = {.ai_flags = flags, .ai_family = AF_INET, .ai_socktype = type},
+                    *found = 0;
     int r = getaddrinfo(host, service, &hint, &found);
     say("getaddrinfo(%s, %s, %#x) -> %s", host ? host : "null", service ? service : "null", flags,
         r ? gai_strerror(r) : "found");
     for (struct addrinfo* a = r ? 0 : found; a; a = a->ai_next) {
         struct sockaddr_in* in = (struct sockaddr_in*)a->ai_addr;
-        say("  %s:%d type %d protocol %d", inet_ntoa(in->sin_addr), ntohs(in->sin_port), a->ai_socktype,
-            a->ai_protocol);
+        say("  %s:%d type %d protocol %d", inet_ntoa(in->sin_addr), ntohs(in->sin_port),
+            a->ai_socktype, a->ai_protocol);
     }
     if (!r) freeaddrinfo(found);
 }
@@ -75,7 +76,8 @@ static void interfaces(void) {
                 i->ifa_flags);
     freeifaddrs(all);
     struct if_nameindex* names = if_nameindex();
-    for (struct if_nameindex* i = names; i && i->if_index; i++) say("%u %s", i->if_index, i->if_name);
+    for (struct if_nameindex* i = names; i && i->if_index; i++)
+        say("%u %s", i->if_index, i->if_name);
     if_freenameindex(names);
     char name[IF_NAMESIZE];
     V(if_nametoindex("lo")), V(if_nametoindex("no-such-if")), say("%s", en(errno));
@@ -97,7 +99,8 @@ static void odd_calls(void) {
     T(sockatmark(s));
     RX(s, 8, 0);
     T(sockatmark(s)), T(sockatmark(p[0])), T(sockatmark(999)), T(sockatmark(udp(0)));
-    T(isfdtype(s, S_IFSOCK)), T(isfdtype(s, S_IFIFO)), T(isfdtype(p[0], S_IFIFO)), T(isfdtype(999, S_IFSOCK));
+    T(isfdtype(s, S_IFSOCK)), T(isfdtype(s, S_IFIFO)), T(isfdtype(p[0], S_IFIFO)),
+        T(isfdtype(999, S_IFSOCK));
     close(c), close(s), close(p[0]), close(p[1]);
 }
 

@@ -2,8 +2,8 @@
 // under them, standard streams, freopen, what is flushed at exit.
 #include "diff.h"
 #include <err.h>
-#include <stdio_ext.h>
 #include <locale.h>
+#include <stdio_ext.h>
 #include <wchar.h>
 
 static int c, s;
@@ -20,8 +20,8 @@ static void nothing(void) {
 }
 
 static void modes(void) {
-    static const char* const all[] = {"r", "w", "a", "r+", "w+", "a+", "rb", "wb+", "we", "rm", "wx",
-                                      "r,ccs=UTF-8", "", "q", "+"};
+    static const char* const all[] = {"r",  "w",  "a",  "r+",          "w+", "a+", "rb", "wb+",
+                                      "we", "rm", "wx", "r,ccs=UTF-8", "",   "q",  "+"};
     section("fdopen");
     for (unsigned i = 0; i < sizeof all / sizeof *all; i++) {
         fresh();
@@ -107,7 +107,8 @@ static void buffers(void) {
     V(fgetc(f)), V(ungetc('U', f)), V(ungetc('V', f)), V(fgetc(f)), V(getc(f));
     T(getdelim(&line, &n, 0, f)), say("%s", line), T(getline(&line, &n, f));
     T(fread(w, 1, 10, f)), V(feof(f)), V(__fpending(f));
-    T(fseek(f, 0, SEEK_SET)), T(fseek(f, 0, SEEK_CUR)), T(fseek(f, 0, SEEK_END)), T(ftell(f)), T(ftello(f));
+    T(fseek(f, 0, SEEK_SET)), T(fseek(f, 0, SEEK_CUR)), T(fseek(f, 0, SEEK_END)), T(ftell(f)),
+        T(ftello(f));
     fpos_t pos;
     T(fgetpos(f, &pos)), T(fseeko(f, 1, SEEK_SET));
     rewind(f);
@@ -146,7 +147,8 @@ static void wide(void) {
     fresh();
     FILE* f = fdopen(c, "r+");
     V(fwide(f, 1) > 0);
-    V(fputwc(0xe9, f)), V(fputws(L"gr\u00fc\u00df \u20ac\n", f) >= 0), V(fwprintf(f, L"%ls %d", L"\u03b1\u03b2", 7));
+    V(fputwc(0xe9, f)), V(fputws(L"gr\u00fc\u00df \u20ac\n", f) >= 0),
+        V(fwprintf(f, L"%ls %d", L"\u03b1\u03b2", 7));
     T(fflush(f));
     got(19);
     Q(send(s, "\xc3\xa9t\xc3\xa9 \xe2\x82\xac\nnext", 14, 0));
