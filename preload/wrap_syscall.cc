@@ -289,8 +289,8 @@ bool starts_with_descriptor(long nr) {
 
 // The kernel is about to get the call: whom its message takes our sockets to.
 void before_kernel(const call_words& c) {
-    if (c.nr == SYS_sendmsg) before_libc_sendmsg(c.ptr<const msghdr>(1));
-    if (c.nr == SYS_sendmmsg) before_libc_sendmmsg(c.ptr<const mmsghdr>(1), c.flags(2));
+    if (c.nr == SYS_sendmsg) before_libc_sendmsg(c.fd(0), c.ptr<const msghdr>(1));
+    if (c.nr == SYS_sendmmsg) before_libc_sendmmsg(c.fd(0), c.ptr<const mmsghdr>(1), c.flags(2));
 }
 
 // Libc's syscall() has answered r: what the table must learn from it, and what the program gets.
