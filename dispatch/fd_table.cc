@@ -15,6 +15,7 @@
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/reaper.h"
 #include "core/net/timer.h"
 #include "core/sync/critical.h"
@@ -34,11 +35,14 @@ struct file {
     a32 refs;
     a32 fds;
 };
+struct socket_file : file {
+    a32 half; // number + 1 of a descriptor that is the kernel's half, when last seen; 0: none in this process
+};
 struct epoll_file : file {
     a32 kept; // number + 1 of a descriptor that keeps the kernel's half for calls under way
 };
 constexpr u32 max_eventpolls = region_shapes[REGION_EVENTPOLL].max_cells;
-constinit file socket_files[max_sockets]{};
+constinit socket_file socket_files[max_sockets]{};
 constinit epoll_file epoll_files[max_eventpolls]{};
 constinit a32 highest_fd{0};
 
@@ -120,10 +124,18 @@ void note_highest(u32 fd) {
     }
 }
 
+// The last number of it is gone: others who have the kernel's half watch it from here on.
+void let_go_of_half(u32 index) {
+    if (!socket_files[index].half.exchange(0)) return;
+    if (socket* s = slab_at<socket>(index)) kernel_half_unwatch(*s, self_proc);
+}
+
 void drop_entry(u32 old) {
     switch (fd_entry_kind(old)) {
     case FD_SOCKET:
-        socket_files[fd_entry_index(old)].fds.fetch_sub(1);
+        if (socket_files[fd_entry_index(old)].fds.fetch_sub(1) == 1) {
+            let_go_of_half(fd_entry_index(old));
+        }
         put_socket(fd_entry_index(old));
         break;
     case FD_EPOLL:
@@ -171,7 +183,38 @@ void internal_marked(int fd, bool ours) {
 
 u32 fd_table_end() { return highest_fd.load() + 1; }
 
-void fd_table_init() { internal_fd_marked = internal_marked; }
+void fd_table_init() {
+    internal_fd_marked = internal_marked;
+    kernel_half_fd = fd_of_half;
+    kernel_half_at = [](int fd) {
+        const u32 entry = static_cast<u32>(fd) < fd_table_size ? fd_table[fd].load() : 0;
+        return fd_entry_kind(entry) == FD_SOCKET ? slab_at<socket>(fd_entry_index(entry)) : nullptr;
+    };
+    kernel_half_for_each = [](void (*visit)(socket&, int)) {
+        fd_table_for_each(
+            [](int fd, u32 entry, void* arg) {
+                if (fd_entry_kind(entry) != FD_SOCKET) return;
+                socket* const s = slab_at<socket>(fd_entry_index(entry));
+                if (s && socket_files[fd_entry_index(entry)].half.load()) {
+                    (*static_cast<void (**)(socket&, int)>(arg))(*s, fd);
+                }
+            },
+            &visit);
+    };
+}
+
+int fd_of_half(u32 index) {
+    a32& half = socket_files[index].half;
+    const u32 seen = half.load();
+    if (!seen) return -1;
+    const int fd = static_cast<int>(seen) - 1;
+    if (fd_table[fd].load() == make_entry(FD_SOCKET, index)) return fd;
+    const int other = fd_of_socket(index);
+    half.store(static_cast<u32>(other + 1));
+    return other;
+}
+
+void fd_has_half(u32 index, int fd) { socket_files[index].half.store(static_cast<u32>(fd + 1)); }
 
 // The last reference of this process is gone. Whether it was the last of all is known at once for a
 // socket that never left the process, else by its heartbeat.
@@ -179,6 +222,8 @@ void socket_last_put(socket& s, handle<socket> h) {
     if (s.flags.load() & SOCKF_SHARED) {
         socket_unhold(s, self_proc);
         carrier_let_go(s);
+        // Asking the kernel about its half costs; others who say that they have it are believed.
+        if (s.kernel_inode.load() && socket_vouched(s)) return;
         if (carrier_held(s)) {
             if (socket_unaccounted(s)) timer_kick_processes();
             return;
@@ -197,10 +242,13 @@ fd_kind fd_look(int fd) {
     if (entry != FD_UNKNOWN) return entry == FD_CLOSED ? FD_CLOSED : fd_entry_kind(entry);
     struct stat st {};
     if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) < 0) return FD_CLOSED; // stays unknown
-    if (carrier_looks_like(st) && process_attach() == 0) {
+    const bool half = S_ISSOCK(st.st_mode);
+    if ((half ? kernel_half_looks_like(fd) : carrier_looks_like(st)) && process_attach() == 0) {
         const handle<socket> h = carrier_identify(st);
         if (h) {
             fd_install_duplicate(fd, h);
+            if (half) fd_has_half(h.index, fd);
+            timer_thread_want();
             return FD_SOCKET;
         }
     }

@@ -43,6 +43,10 @@ inline bool fd_is_libc_traced(int fd) {
     return static_cast<u32>(fd) < fd_table_size &&
            fd_table[static_cast<u32>(fd)].load_relaxed() == FD_LIBC_TRACED;
 }
+inline bool fd_is_internal(int fd) {
+    return static_cast<u32>(fd) < fd_table_size &&
+           fd_table[static_cast<u32>(fd)].load_relaxed() == FD_INTERNAL;
+}
 // Asks the kernel about an unknown number and remembers; attaches when it is a carrier of a network of
 // ours. Returns the kind (FD_LIBC also for a closed number).
 fd_kind fd_classify(int fd);
@@ -119,6 +123,10 @@ bool same_file(u32 pid, int fd, u32 other_pid, int other_fd);
 // One past the highest number that ever was a socket, an epoll set or a descriptor of the library's.
 u32 fd_table_end();
 void fd_table_init();
+// A descriptor of this process that is the kernel's half of socket cell `index` (core/net/kernel_half.h); -1:
+// there is none, or the carrier here is a file still. Noted by whoever makes one or finds it.
+int fd_of_half(u32 index);
+void fd_has_half(u32 index, int fd); // -1: no more
 // In a child after fork, whose holds of sets are its own (eventpoll_forked).
 void fd_table_forked();
 // This process's last reference to `s`, named by `h`, is gone: releases it unless another process holds it.

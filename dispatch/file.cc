@@ -12,6 +12,7 @@
 #include "core/net/proto.h"
 #include "core/sync/uaccess.h"
 #include "core/trace/trace.h"
+#include "dispatch/kernel_half.h"
 #include "dispatch/ksys.h"
 #include "dispatch/process.h"
 #include "dispatch/socketcall.h"
@@ -263,6 +264,7 @@ long fcntl_socket(socket& sock, int fd, int cmd, unsigned long arg) {
             else
                 sock.flags.fetch_and(~k.ours);
         }
+        half_set_nonblock(sock, arg & O_NONBLOCK);
         if (arg & O_ASYNC) sock.f_async_fd = fd;
         if (struct sock* sk = socket_sk(sock)) {
             if (arg & O_ASYNC)

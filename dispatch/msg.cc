@@ -7,10 +7,12 @@
 
 #include "core/base/raw_syscall.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/security.h"
 #include "core/sync/uaccess.h"
 #include "core/trace/trace.h"
+#include "dispatch/kernel_half.h"
 #include "dispatch/socketcall.h"
 
 namespace sockshim {
@@ -74,8 +76,15 @@ i64 sock_sendmsg(socket_ref& ref, msghdr_iter& msg) {
 i64 sock_recvmsg(socket_ref& ref, msghdr_iter& msg) {
     socket& sock = *ref.sock;
     if (socket_nonblock(sock)) msg.flags |= MSG_DONTWAIT;
-    const i64 err = security_socket_recvmsg(sock, msg, msg.iter.count, msg.flags);
-    return SOCKSHIM_LIKELY(err == 0) ? ops_of(sock.ops_id).recvmsg(sock, msg) : err;
+    i64 r = security_socket_recvmsg(sock, msg, msg.iter.count, msg.flags);
+    if (SOCKSHIM_UNLIKELY(r)) return r;
+    const int flags = msg.flags;
+    while (SOCKSHIM_UNLIKELY((r = ops_of(sock.ops_id).recvmsg(sock, msg)) == -EKERNELHALF)) {
+        r = half_recvmsg(sock, msg, flags);
+        if (r != -EAGAIN) break;
+        msg.flags = flags; // somebody else was quicker
+    }
+    return r;
 }
 
 long sys_sendto(int fd, const void* buff, std::size_t len, unsigned flags, const sockaddr* addr,

@@ -12,7 +12,9 @@
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
+#include "core/net/doorbell.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/net_rx.h"
 #include "core/net/reaper.h"
 #include "core/net/timer.h"
@@ -137,6 +139,7 @@ void process_before_exec() {
     if (prepared.load() != 2 || !own_pid()) return; // a vfork child execs, not we
     share_all();
     note_epolls();
+    kernel_half_for_each([](socket& s, int) { kernel_half_unwatch(s, self_proc); });
     process_exec(true);
     timer_kick_processes();
 }
@@ -174,6 +177,20 @@ void process_after_identity(identity_change change) {
                arena_directory(), static_cast<u32>(raw_syscall(SYS_geteuid)));
     }
     timer_thread_release(change.thread, !out);
+    critical_leave();
+}
+
+void process_before_confinement() {
+    if (prepared.load() != 2 || !own_pid()) return;
+    critical_enter();
+    timer_keep_bell();
+    doorbell_keep();
+    critical_leave();
+}
+
+void process_after_confinement(identity_change change) {
+    if (!change.under_way) return;
+    timer_thread_release(change.thread, true);
     critical_leave();
 }
 

@@ -28,6 +28,13 @@ inline bool process_shut_out() {
 // Some thread has changed its network namespace.
 inline void process_changed_namespace() { shut_out.fetch_or(SHUT_OUT_NAMESPACE); }
 
+// About to be able to open hardly anything (RLIMIT_NOFILE, a filter on system calls): what it will need to be
+// woken and to wake others is opened now.
+void process_before_confinement();
+// `change`: what process_before_identity said, where all threads were confined, and the background thread had
+// better not been there.
+void process_after_confinement(identity_change change);
+
 // The process is about to end: closes what the kernel would close, so that peers see it now and
 // ports are free at once, rather than when a reaper comes by.
 void process_exit();

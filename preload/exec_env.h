@@ -3,6 +3,8 @@
 // descriptors of our sockets would be inherited, which mean nothing to a program without us
 // (SOCKSHIM_KEEP_ENV).
 //
+// Where they would not find these sockets' network, they also inherit its directory (SOCKSHIM_JOIN).
+//
 // Used in vfork children and signal handlers: reads what was kept at load, and writes the stack only.
 #pragma once
 #include "core/base/config.h"
@@ -36,12 +38,15 @@ public:
 private:
     static constexpr std::size_t few = 256;
 
-    void add_ours(std::size_t given);
+    void make(std::size_t given, bool with_kept);
+    void bequeath(int fd);
 
     char* const* given_;
     char** made_ = nullptr;
     std::size_t mapped_ = 0;
     const char* why_without_us_ = nullptr;
+    int bequeathed_ = -1;
+    char join_[32]{}; // SOCKSHIM_JOIN=
     char* on_stack_[few];
 };
 

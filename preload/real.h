@@ -16,6 +16,7 @@
 #include "core/base/types.h"
 
 struct file_handle;
+struct rlimit;
 struct statfs;
 struct statvfs;
 struct sockaddr_in;

@@ -16,7 +16,9 @@ namespace {
 
 template <class Call>
 [[gnu::always_inline]] inline auto change(std::initializer_list<u32> users, Call call) {
-    if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || in_vfork_child()) return call();
+    if (in_vfork_child()) return call();
+    identity_joining(users);
+    if (SOCKSHIM_LIKELY(!process_active.load_relaxed())) return call();
     return identity_changing(users, call);
 }
 

@@ -1,7 +1,10 @@
 // syscall(): the numbers that concern descriptors go where the functions go, everything else to libc's.
 // None of them is a cancellation point here, as with the kernel's own. entry.S jumps here.
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "core/base/config.h"
@@ -10,6 +13,7 @@
 #include "preload/carrier_seen.h"
 #include "preload/catch.h"
 #include "preload/wrap.h"
+#include "preload/wrap_confinement.h"
 #include "preload/wrap_identity.h"
 
 #include <linux/net.h> // after ours: it has macros named like Linux's constants in sock.h
@@ -388,21 +392,48 @@ long exec_like(const call_words& c) {
     return -errno;
 }
 
+// -errno, as the kernel says it.
+long libc_answer(void* arg) {
+    const long r = to_libc(*static_cast<const call_words*>(arg));
+    return r == -1 ? -errno : r;
+}
+
 // The kernel's own calls, which change the calling thread alone. The background thread goes with it.
-long identity_like(const call_words& c) {
-    if (!process_active.load() || in_vfork_child()) return SYS_NOT_OURS;
-    const auto call = [&] {
-        const long r = to_libc(c);
-        return r == -1 ? -errno : r;
+long identity_like(call_words c) {
+    if (in_vfork_child()) return SYS_NOT_OURS;
+    const auto change = [&](std::initializer_list<u32> users) {
+        identity_joining(users);
+        if (!process_active.load()) return SYS_NOT_OURS;
+        return identity_changing(users, [&] { return libc_answer(&c); });
     };
     const u32 first = c.flags(0);
     switch (c.nr) {
     case SYS_setuid:
-    case SYS_setfsuid: return identity_changing({first}, call);
-    case SYS_setreuid: return identity_changing({first, c.flags(1)}, call);
-    case SYS_setresuid: return identity_changing({first, c.flags(1), c.flags(2)}, call);
-    default: return identity_changing({}, call);
+    case SYS_setfsuid: return change({first});
+    case SYS_setreuid: return change({first, c.flags(1)});
+    case SYS_setresuid: return change({first, c.flags(1), c.flags(2)});
+    default: return change({});
     }
+}
+
+long confinement_like(call_words c) {
+    const bool by_prctl = c.nr == SYS_prctl;
+    const bool filter = by_prctl ? c.a[0] == PR_SET_SECCOMP && c.a[1] == SECCOMP_MODE_FILTER
+                                 : c.a[0] == SECCOMP_SET_MODE_FILTER;
+    if (!filter) return SYS_NOT_OURS;
+    const bool everybody = !by_prctl && (c.a[1] & SECCOMP_FILTER_FLAG_TSYNC);
+    return confine(c.ptr<void>(2), everybody, libc_answer, &c);
+}
+
+long limit_like(call_words c) {
+    const bool own = c.nr == SYS_setrlimit;
+    const int resource = c.fd(own ? 0 : 1);
+    auto* const limit = c.ptr<const struct rlimit>(own ? 1 : 2);
+    if (!limit) return SYS_NOT_OURS;
+    before_limit(resource, limit);
+    const long r = libc_answer(&c);
+    if (r == 0) after_limit(resource);
+    return r;
 }
 
 // The answer, -errno, to a call that concerns us; SYS_NOT_OURS to all others.
@@ -440,6 +471,10 @@ long answer(const call_words& call) {
     case SYS_chroot: return identity_like(call);
     case SYS_unshare: return wrap_unshare(call.fd(0)) == 0 ? 0 : -errno;
     case SYS_setns: return wrap_setns(call.fd(0), call.fd(1)) == 0 ? 0 : -errno;
+    case SYS_prctl:
+    case SYS_seccomp: return confinement_like(call);
+    case SYS_setrlimit:
+    case SYS_prlimit64: return limit_like(call);
     case SYS_io_uring_setup:
         // Its operations would pass us by; programs fall back when it is missing. Also before the
         // first socket of ours: rings stay.

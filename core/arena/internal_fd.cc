@@ -1,5 +1,6 @@
 #include "core/arena/internal_fd.h"
 
+#include <cerrno>
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -28,13 +29,7 @@ void internal_fd_drop(int number) {
     raw_syscall(SYS_close, number);
 }
 
-void internal_fd_adopt(internal_fd& slot, int fd) {
-    if (const int high = internal_fd_dup(fd); high >= 0) {
-        raw_syscall(SYS_close, fd);
-        fd = high;
-    } else if (internal_fd_marked) {
-        internal_fd_marked(fd, true);
-    }
+static void remember(internal_fd& slot, int fd) {
     struct stat st {};
     raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     slot.device = st.st_dev;
@@ -42,14 +37,29 @@ void internal_fd_adopt(internal_fd& slot, int fd) {
     slot.number_plus_1.store(static_cast<u32>(fd) + 1);
 }
 
+void internal_fd_adopt(internal_fd& slot, int fd) {
+    if (internal_fd_adopt_high(slot, fd)) {
+        raw_syscall(SYS_close, fd);
+        return;
+    }
+    if (internal_fd_marked) internal_fd_marked(fd, true);
+    remember(slot, fd);
+}
+
+bool internal_fd_adopt_high(internal_fd& slot, int fd) {
+    const int high = internal_fd_dup(fd);
+    if (high >= 0) remember(slot, high);
+    return high >= 0;
+}
+
 int internal_fd_number(internal_fd& slot) {
     const int fd = static_cast<int>(slot.number_plus_1.load()) - 1;
     if (fd < 0) return -1;
     struct stat st {};
-    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && st.st_dev == slot.device &&
-        st.st_ino == slot.inode) {
-        return fd;
-    }
+    const long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
+    if (r == 0 && st.st_dev == slot.device && st.st_ino == slot.inode) return fd;
+    // A filter on system calls that forbids the question hardly allows to replace what is there.
+    if (r < 0 && r != -EBADF) return fd;
     slot.number_plus_1.store(0);
     if (internal_fd_marked) internal_fd_marked(fd, false);
     return -1;

@@ -10,6 +10,7 @@
 #include "core/arena/owner.h"
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
+#include "core/net/kernel_half.h"
 
 namespace sockshim {
 namespace {
@@ -133,7 +134,8 @@ bool carrier_looks_like(const struct stat& st) {
 
 bool carrier_looks_like(int fd) {
     struct stat st {};
-    return raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && carrier_looks_like(st);
+    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st))) return false;
+    return S_ISSOCK(st.st_mode) ? kernel_half_looks_like(fd) : carrier_looks_like(st);
 }
 
 handle<socket> carrier_identify(int fd) {
@@ -142,7 +144,9 @@ handle<socket> carrier_identify(int fd) {
 }
 
 handle<socket> carrier_identify(const struct stat& st) {
-    if (!arena_attached() || !carrier_looks_like(st) || st.st_dev != arena_device()) return {};
+    if (!arena_attached()) return {};
+    if (S_ISSOCK(st.st_mode)) return kernel_half_find(st.st_ino);
+    if (!carrier_looks_like(st) || st.st_dev != arena_device()) return {};
     const u32 index = static_cast<u32>(st.st_mtim.tv_nsec);
     if (carrier_inode(index).load() != st.st_ino) return {};
     return slab_handle_at<socket>(index);
@@ -151,6 +155,10 @@ handle<socket> carrier_identify(const struct stat& st) {
 int carrier_lock(socket& sock, int fd) {
     if (sock.flags.load() & SOCKF_SHARED) return 0;
     carrier_let_go(sock);
+    if (sock.kernel_inode.load()) { // the kernel vouches for its own
+        sock.flags.fetch_or(SOCKF_SHARED);
+        return 0;
+    }
     struct flock lock {};
     lock.l_type = F_RDLCK;
     const long r = raw_syscall(SYS_fcntl, fd, F_OFD_SETLK, ptr_arg(&lock));
@@ -196,6 +204,7 @@ bool socket_vouched(const socket& sock) {
 }
 
 bool carrier_held(const socket& sock) {
+    if (kernel_half_held(sock)) return true;
     char name[16];
     carrier_name(name, socket_handle(sock).index);
     // Asking for a write lock needs no right to take one, but an open file description of its own.

@@ -3,8 +3,9 @@
 // A waiter cell stands for one sleep. Where only things of ours are waited for the thread sleeps on the
 // cell's futex word. Where kernel descriptors are in the set too (or a signal mask must be swapped
 // atomically) it sleeps in one kernel ppoll, with its doorbell among the descriptors: a FIFO in the
-// network's directory, named after the waiter cell, which whoever wakes it opens by name, writes one
-// byte into, and closes. Nobody is rung who has not said that he sleeps, and only once.
+// network's directory, named after the waiter cell, which whoever wakes it opens by name and writes one
+// byte into; those that it rings often it keeps open. Nobody is rung who has not said that he sleeps, and only
+// once.
 //
 // Doorbell descriptors are dear (an open and a close), so a process keeps its cells with their FIFO
 // open between sleeps: as many as there were threads asleep at once, at high numbers, believed only as
@@ -23,11 +24,13 @@ enum waiter_state : u32 {
     WAITER_BELL,
     WAITER_FUTEX_RUNG,
     WAITER_BELL_RUNG,
+    WAITER_BELL_ASKED, // who cannot open a bell has asked whoever is on duty to
 };
 
 struct waiter {
-    a32 seq;   // futex word; moves with every ring
-    a32 state; // waiter_state
+    a32 seq;     // futex word; moves with every ring
+    a32 state;   // waiter_state
+    a32 rung_us; // as wait_queue.woken_us
 };
 SOCKSHIM_ARENA_TYPE(waiter);
 static_assert(sizeof(waiter) <= region_shapes[REGION_WAITER].cell_bytes);
@@ -50,8 +53,8 @@ public:
     waiter* operator->() const { return waiter_; }
     // The doorbell's descriptor, good for the coming sleep; -1: it cannot be had.
     int bell_fd();
-    // Takes the byte out after a sleep that the doorbell ended.
-    void silence();
+    // Takes the byte out after a sleep that the doorbell, as bell_fd named it before, has ended.
+    static void silence(int bell);
 
 private:
     handle<waiter> handle_{};
@@ -68,6 +71,10 @@ handle<wait_entry> waiter_link(handle<waiter> who, u8 kind, u64 source, u32 even
 // Wakes the waiter's thread if it sleeps and nobody else is at it. Any process.
 void waiter_ring(handle<waiter> h);
 bool waiter_asleep(handle<waiter> h);
+// On duty: wakes for those who could not.
+void waiters_wake_asked();
+// About to be able to open none: keeps one bell for a thread of this process to sleep by.
+void doorbell_keep();
 // After a process's death: wakes every sleeper, since a ring may have died on its way.
 void waiters_wake_all();
 // Where FIFOs are made when the arena has no directory of its own (unit tests).

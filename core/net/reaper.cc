@@ -12,6 +12,7 @@
 #include "core/inet/tcp_ipv4.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/references.h"
 #include "core/tcp/tcp.h"
@@ -41,6 +42,7 @@ template <class Visit> void for_each_socket(Visit visit) {
 void release_sockets_of(proc_id dead) {
     for_each_socket([dead](socket& s, handle<socket> h) {
         socket_unhold(s, dead);
+        kernel_half_unwatch(s, dead);
         u64 holder = s.holder.load();
         const u64 claimed = holder & holder_claimed;
         if ((s.flags.load() & SOCKF_SHARED) && !claimed) {
@@ -49,7 +51,7 @@ void release_sockets_of(proc_id dead) {
             return;
         }
         if (holder == (holder_word(h, dead) | claimed) &&
-            s.holder.cas(holder, holder_word(h, self_proc) | claimed)) {
+            s.holder.cas(holder, holder_word(h, self_proc) | holder_claimed)) {
             sock_release(s);
         }
     });
@@ -83,6 +85,16 @@ int reap_dead_processes() {
     }
     if (reaped) wake_listeners();
     return reaped;
+}
+
+bool reap_in_the_way() {
+    if (reap_dead_processes() + release_unheld_sockets()) return true;
+    bool under_way = false;
+    for_each_socket([&under_way](socket& s, handle<socket>) {
+        under_way = under_way || (s.holder.load() & holder_claimed);
+    });
+    if (under_way) raw_syscall(SYS_sched_yield);
+    return under_way;
 }
 
 bool sockets_unaccounted() {

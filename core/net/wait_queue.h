@@ -21,6 +21,7 @@ inline constexpr u32 WQ_RX_SLEEP = 1u << 0; // somebody sleeps on rx_seq
 inline constexpr u32 WQ_TX_SLEEP = 1u << 1; // somebody sleeps on tx_seq
 inline constexpr u32 WQ_LIST = 1u << 2;     // the list is not empty
 inline constexpr u32 WQ_ASYNC = 1u << 3;    // O_ASYNC: SIGIO to the owner
+inline constexpr u32 WQ_ASKED = 1u << 4;    // sleepers to be woken by whoever is on duty
 
 struct wait_queue {
     a32 flags;
@@ -28,8 +29,9 @@ struct wait_queue {
     a32 tx_seq;
     robust_lock lock; // guards the list
     a32 head;         // wait_entry index + 1
-    a32 spin_score;   // how well spinning has paid off here, see wait.cc
+    a32 spin_score;   // how well staying awake has paid off here, see spin_wait.cc
     a32 waking;       // proc_id that has cleared a sleep flag and not yet woken the sleepers
+    a32 woken_us;     // when sleepers were woken last, low half of monotonic_us
 };
 SOCKSHIM_ARENA_TYPE(wait_queue);
 
@@ -71,6 +73,8 @@ void wait_link(wait_queue& wq, wait_entry& e);
 bool wait_unlink(wait_queue& wq, const wait_entry& e);
 // After `dead` died: wakes whoever may wait for a wake that died with it.
 void wait_queue_process_died(wait_queue& wq, proc_id dead);
+// On duty: wakes whom others were not permitted to wake.
+void wait_queues_wake_asked();
 // Takes the entry out of its source's list, wherever that is by now, and frees it. No lock held.
 void wait_entry_remove(handle<wait_entry> h);
 
