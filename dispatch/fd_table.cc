@@ -2,6 +2,7 @@
 #include "dispatch/fd_table.h"
 
 #include <cerrno>
+#include <csignal>
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <sys/epoll.h>
@@ -14,14 +15,17 @@
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/reaper.h"
 #include "core/net/timer.h"
+#include "core/sync/critical.h"
 #include "core/trace/trace.h"
 #include "dispatch/process.h"
 
 namespace sockshim {
 
 constinit a32 fd_table[fd_table_size]{};
+constinit thread_local held_refs held{};
 
 namespace {
 
@@ -31,21 +35,50 @@ struct file {
     a32 refs;
     a32 fds;
 };
+struct socket_file : file {
+    a32 half; // number + 1 of a descriptor that is the kernel's half, when last seen; 0: none in this process
+};
 struct epoll_file : file {
     a32 kept; // number + 1 of a descriptor that keeps the kernel's half for calls under way
 };
 constexpr u32 max_eventpolls = region_shapes[REGION_EVENTPOLL].max_cells;
-constinit file socket_files[max_sockets]{};
+constinit socket_file socket_files[max_sockets]{};
 constinit epoll_file epoll_files[max_eventpolls]{};
 constinit a32 highest_fd{0};
 
 constexpr u32 make_entry(fd_kind kind, u32 index) { return index << 3 | kind; }
 
-// Takes a reference unless there is none left to join.
-bool get_file(file& f) {
+// A handler that comes between a reference and its record might not come back.
+class critical_scope {
+public:
+    critical_scope() { critical_enter(); }
+    ~critical_scope() { critical_leave(); }
+    critical_scope(const critical_scope&) = delete;
+    critical_scope& operator=(const critical_scope&) = delete;
+};
+
+void note_held(u32 entry, const void* frame) {
+    if (held.count < held_refs::most) held.at[held.count++] = {frame, entry};
+}
+
+void forget_held(u32 entry) {
+    for (u32 i = held.count; i-- > 0;) {
+        if (held.at[i].entry != entry) continue;
+        for (; i + 1 < held.count; ++i) held.at[i] = held.at[i + 1];
+        --held.count;
+        return;
+    }
+}
+
+// Takes a reference, for a call whose frame `frame` lies in, unless there is none left to join.
+bool get_file(file& f, u32 entry, const void* frame) {
+    const critical_scope together;
     u32 n = f.refs.load();
     while (n) {
-        if (f.refs.cas(n, n + 1)) return true;
+        if (f.refs.cas(n, n + 1)) {
+            note_held(entry, frame);
+            return true;
+        }
     }
     return false;
 }
@@ -91,10 +124,18 @@ void note_highest(u32 fd) {
     }
 }
 
+// The last number of it is gone: others who have the kernel's half watch it from here on.
+void let_go_of_half(u32 index) {
+    if (!socket_files[index].half.exchange(0)) return;
+    if (socket* s = slab_at<socket>(index)) kernel_half_unwatch(*s, self_proc);
+}
+
 void drop_entry(u32 old) {
     switch (fd_entry_kind(old)) {
     case FD_SOCKET:
-        socket_files[fd_entry_index(old)].fds.fetch_sub(1);
+        if (socket_files[fd_entry_index(old)].fds.fetch_sub(1) == 1) {
+            let_go_of_half(fd_entry_index(old));
+        }
         put_socket(fd_entry_index(old));
         break;
     case FD_EPOLL:
@@ -142,7 +183,38 @@ void internal_marked(int fd, bool ours) {
 
 u32 fd_table_end() { return highest_fd.load() + 1; }
 
-void fd_table_init() { internal_fd_marked = internal_marked; }
+void fd_table_init() {
+    internal_fd_marked = internal_marked;
+    kernel_half_fd = fd_of_half;
+    kernel_half_at = [](int fd) {
+        const u32 entry = static_cast<u32>(fd) < fd_table_size ? fd_table[fd].load() : 0;
+        return fd_entry_kind(entry) == FD_SOCKET ? slab_at<socket>(fd_entry_index(entry)) : nullptr;
+    };
+    kernel_half_for_each = [](void (*visit)(socket&, int)) {
+        fd_table_for_each(
+            [](int fd, u32 entry, void* arg) {
+                if (fd_entry_kind(entry) != FD_SOCKET) return;
+                socket* const s = slab_at<socket>(fd_entry_index(entry));
+                if (s && socket_files[fd_entry_index(entry)].half.load()) {
+                    (*static_cast<void (**)(socket&, int)>(arg))(*s, fd);
+                }
+            },
+            &visit);
+    };
+}
+
+int fd_of_half(u32 index) {
+    a32& half = socket_files[index].half;
+    const u32 seen = half.load();
+    if (!seen) return -1;
+    const int fd = static_cast<int>(seen) - 1;
+    if (fd_table[fd].load() == make_entry(FD_SOCKET, index)) return fd;
+    const int other = fd_of_socket(index);
+    half.store(static_cast<u32>(other + 1));
+    return other;
+}
+
+void fd_has_half(u32 index, int fd) { socket_files[index].half.store(static_cast<u32>(fd + 1)); }
 
 // The last reference of this process is gone. Whether it was the last of all is known at once for a
 // socket that never left the process, else by its heartbeat.
@@ -150,6 +222,8 @@ void socket_last_put(socket& s, handle<socket> h) {
     if (s.flags.load() & SOCKF_SHARED) {
         socket_unhold(s, self_proc);
         carrier_let_go(s);
+        // Asking the kernel about its half costs; others who say that they have it are believed.
+        if (s.kernel_inode.load() && socket_vouched(s)) return;
         if (carrier_held(s)) {
             if (socket_unaccounted(s)) timer_kick_processes();
             return;
@@ -161,16 +235,20 @@ void socket_last_put(socket& s, handle<socket> h) {
     sock_release(s);
 }
 
-fd_kind fd_classify(int fd) {
+// One look at the number decides, since other threads may close it and make it anew meanwhile.
+fd_kind fd_look(int fd) {
     if (static_cast<u32>(fd) >= fd_table_size) return FD_LIBC;
     const u32 entry = fd_table[fd].load();
-    if (entry != FD_UNKNOWN) return fd_entry_kind(entry);
+    if (entry != FD_UNKNOWN) return entry == FD_CLOSED ? FD_CLOSED : fd_entry_kind(entry);
     struct stat st {};
-    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) < 0) return FD_LIBC; // closed: stays unknown
-    if (S_ISREG(st.st_mode) && carrier_looks_like(fd) && process_attach() == 0) {
-        const handle<socket> h = carrier_identify(fd);
+    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) < 0) return FD_CLOSED; // stays unknown
+    const bool half = S_ISSOCK(st.st_mode);
+    if ((half ? kernel_half_looks_like(fd) : carrier_looks_like(st)) && process_attach() == 0) {
+        const handle<socket> h = carrier_identify(st);
         if (h) {
-            fd_install_socket(fd, h);
+            fd_install_duplicate(fd, h);
+            if (half) fd_has_half(h.index, fd);
+            timer_thread_want();
             return FD_SOCKET;
         }
     }
@@ -179,6 +257,11 @@ fd_kind fd_classify(int fd) {
     u32 expected = FD_UNKNOWN;
     fd_table[fd].cas(expected, libc_entry(st));
     return FD_LIBC;
+}
+
+fd_kind fd_classify(int fd) {
+    const fd_kind kind = fd_look(fd);
+    return kind == FD_CLOSED ? FD_LIBC : kind;
 }
 
 void fd_installed(int fd) {
@@ -202,6 +285,18 @@ void fd_install_socket(int fd, handle<socket> s) {
     }
     note_highest(at);
     replace_entry(at, make_entry(FD_SOCKET, s.index));
+}
+
+void fd_install_duplicate(int fd, handle<socket> s) {
+    fd_install_socket(fd, s);
+    if (SOCKSHIM_LIKELY(__libc_single_threaded)) return;
+    for (handle<socket> is; !((is = carrier_identify(fd)) == s); s = is) {
+        u32 wrong = make_entry(FD_SOCKET, s.index);
+        if (!fd_table[fd].cas(wrong, FD_UNKNOWN)) return; // who changed it has told the table
+        drop_entry(make_entry(FD_SOCKET, s.index));
+        if (!is) return;
+        fd_install_socket(fd, is);
+    }
 }
 
 void fd_install_epoll(int fd, u32 index) {
@@ -233,9 +328,16 @@ void fd_forget(int fd) {
 }
 
 long fd_close(int fd) {
-    const u32 old = fd_table[fd].exchange(FD_UNKNOWN);
-    keep_kernel_half(fd, old);
-    const long r = raw_syscall(SYS_close, fd);
+    u32 old;
+    long r;
+    {
+        const critical_scope together;
+        old = fd_table[fd].exchange(FD_CLOSED);
+        keep_kernel_half(fd, old);
+        r = raw_syscall(SYS_close, fd);
+        u32 closed = FD_CLOSED; // unless somebody has it again
+        fd_table[fd].cas(closed, FD_UNKNOWN);
+    }
     drop_entry(old);
     return r;
 }
@@ -246,8 +348,9 @@ int sockfd_lookup_light(int fd, socket_ref& ref) {
         const u32 entry = fd_table[fd].load();
         if (SOCKSHIM_UNLIKELY(fd_entry_kind(entry) != FD_SOCKET)) {
             if (fd_entry_kind(entry) == FD_INTERNAL) return -EBADF;
-            if (entry == FD_UNKNOWN && fd_classify(fd) == FD_SOCKET) continue;
-            return static_cast<int>(SYS_NOT_OURS);
+            const fd_kind kind = entry == FD_UNKNOWN || entry == FD_CLOSED ? fd_look(fd) : FD_LIBC;
+            if (kind == FD_SOCKET) continue;
+            return kind == FD_CLOSED ? -EBADF : static_cast<int>(SYS_NOT_OURS);
         }
         const u32 index = fd_entry_index(entry);
         if (SOCKSHIM_UNLIKELY(timer_thread_state.load_relaxed() == TIMER_WANTED)) {
@@ -256,36 +359,57 @@ int sockfd_lookup_light(int fd, socket_ref& ref) {
         ref = {slab_at<socket>(index), index, false};
         if (SOCKSHIM_UNLIKELY(!ref.sock)) return -EBADF;
         if (__libc_single_threaded) return 0;
-        if (!get_file(socket_files[index])) continue;
+        if (!get_file(socket_files[index], entry, &ref)) continue;
+        ref.fput_needed = true;
         // The number may have been closed and made to name another socket meanwhile.
-        if (fd_table[fd].load() == entry) {
-            ref.fput_needed = true;
-            return 0;
-        }
-        put_socket(index);
+        if (fd_table[fd].load() == entry) return 0;
+        fput_light(ref);
     }
 }
 
 void fput_light(const socket_ref& ref) {
-    if (ref.fput_needed) put_socket(ref.index);
+    if (!ref.fput_needed) return;
+    const critical_scope together;
+    forget_held(make_entry(FD_SOCKET, ref.index));
+    put_socket(ref.index);
 }
 
-epoll_ref epoll_lookup_light(int fd) {
+// On its alternate stack a handler cannot compare; frames of a call that it interrupts are less deep than its own
+// otherwise.
+void held_put(const void* frame) {
+    stack_t stack{};
+    if (frame) raw_syscall(SYS_sigaltstack, 0, ptr_arg(&stack));
+    if (frame && (stack.ss_flags & SS_ONSTACK)) return;
+    const critical_scope together;
+    for (u32 i = held.count; i-- > 0;) {
+        if (frame && held.at[i].frame >= frame) continue;
+        const u32 entry = held.at[i].entry;
+        if (fd_entry_kind(entry) == FD_EPOLL)
+            epoll_put_light({{}, entry, -1, true});
+        else
+            fput_light({nullptr, fd_entry_index(entry), true});
+    }
+}
+
+[[gnu::noinline]] epoll_ref epoll_lookup_light(int fd) {
     for (;;) {
         const u32 entry = fd_table[fd].load();
         const u32 index = fd_entry_index(entry);
         if (fd_entry_kind(entry) != FD_EPOLL) return {};
         epoll_ref ref{slab_handle_at<eventpoll>(index), entry, fd, false};
         if (__libc_single_threaded) return ref;
-        if (!get_file(epoll_files[index])) continue;
+        if (!get_file(epoll_files[index], entry, __builtin_frame_address(0))) continue;
         ref.fput_needed = true;
         if (fd_table[fd].load() == entry) return ref;
-        put_epoll(index);
+        epoll_put_light(ref);
     }
 }
 
 void epoll_put_light(const epoll_ref& ref) {
-    if (ref.fput_needed) put_epoll(fd_entry_index(ref.entry));
+    if (!ref.fput_needed) return;
+    const critical_scope together;
+    forget_held(ref.entry);
+    put_epoll(fd_entry_index(ref.entry));
 }
 
 int epoll_kernel_fd(const epoll_ref& ref) {
@@ -317,6 +441,10 @@ void fd_table_for_each(void (*visit)(int fd, u32 entry, void* arg), void* arg) {
 
 void fd_table_forked() {
     // The parent's other threads, and the calls they were in, do not exist here.
+    for (u32 fd = 0; fd < fd_table_end(); ++fd) {
+        u32 closed = FD_CLOSED;
+        fd_table[fd].cas(closed, FD_UNKNOWN);
+    }
     fd_table_for_each(
         [](int, u32 entry, void*) {
             const u32 index = fd_entry_index(entry);
@@ -326,6 +454,12 @@ void fd_table_forked() {
             if (socket* sock = slab_at<socket>(index)) socket_hold(*sock);
         },
         nullptr);
+    // But for those that a handler which forked has interrupted: they go on.
+    for (u32 i = 0; i < held.count; ++i) {
+        const u32 entry = held.at[i].entry;
+        if (fd_entry_kind(entry) == FD_SOCKET)
+            socket_files[fd_entry_index(entry)].refs.fetch_add(1);
+    }
     for (u32 index = 0, n = cells_committed(REGION_EVENTPOLL); index < n; ++index) {
         epoll_file& f = epoll_files[index];
         if (f.refs.load_relaxed() == f.fds.load_relaxed()) continue;

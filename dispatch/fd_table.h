@@ -20,15 +20,17 @@ enum fd_kind : u32 {
         3, // a kernel epoll set that has an eventpoll of ours beside it; index: eventpoll cell
     FD_INTERNAL = 4, // a descriptor of the library's own; the program sees EBADF
     FD_LIBC_TRACED =
-        5, // while there is a trace: a socket of the kernel's, or a set of such; recorded
+        5,         // while there is a trace: a socket of the kernel's, or a set of such; recorded
+    FD_CLOSED = 6, // nothing is there; in the table only while the number is being closed
 };
 
 inline constexpr u32 fd_table_size = 1u << 20;
 extern a32 fd_table[fd_table_size]; // kind in the low 3 bits, index above
 
-// FD_LIBC_TRACED is FD_LIBC to all but fd_is_libc, which decides who takes the fast way.
+// FD_LIBC_TRACED is FD_LIBC to all but fd_is_libc, which decides who takes the fast way. FD_CLOSED matters
+// to fd_look only.
 constexpr fd_kind fd_entry_kind(u32 e) {
-    return (e & 7) == FD_LIBC_TRACED ? FD_LIBC : static_cast<fd_kind>(e & 7);
+    return (e & 7) >= FD_LIBC_TRACED ? FD_LIBC : static_cast<fd_kind>(e & 7);
 }
 constexpr u32 fd_entry_index(u32 e) { return e >> 3; }
 
@@ -41,28 +43,55 @@ inline bool fd_is_libc_traced(int fd) {
     return static_cast<u32>(fd) < fd_table_size &&
            fd_table[static_cast<u32>(fd)].load_relaxed() == FD_LIBC_TRACED;
 }
+inline bool fd_is_internal(int fd) {
+    return static_cast<u32>(fd) < fd_table_size &&
+           fd_table[static_cast<u32>(fd)].load_relaxed() == FD_INTERNAL;
+}
 // Asks the kernel about an unknown number and remembers; attaches when it is a carrier of a network of
 // ours. Returns the kind (FD_LIBC also for a closed number).
 fd_kind fd_classify(int fd);
+// The same, but FD_CLOSED for a closed number: for calls that must not ask libc about it, which might find it
+// open again, and ours.
+fd_kind fd_look(int fd);
 
 // A call that makes descriptors has returned `fd`, which is not ours (open, pipe, eventfd, ...).
 void fd_installed(int fd);
 // `fd` now names a descriptor of socket `s` / of eventpoll cell `index` (dup, accept, SCM_RIGHTS).
 void fd_install_socket(int fd, handle<socket> s);
+// The same for what the kernel has duplicated by number, while other threads may have put something else on
+// the old number or the new one.
+void fd_install_duplicate(int fd, handle<socket> s);
 // Forgets `fd` without closing it: its kernel descriptor is gone or is about to be replaced. Drops the
 // process's reference; the last one releases the socket (or asks the carrier's lock who else holds it).
 void fd_forget(int fd);
 
 // sockfd_lookup (Linux: fget): a reference that keeps the socket from being released while in use.
-// What is not a socket of ours is SYS_NOT_OURS: libc says EBADF or ENOTSOCK. `fput_needed` is the light variant's flag: false in a single-threaded
-// process, where nobody can close it meanwhile.
+// What is not a socket of ours is SYS_NOT_OURS: libc says ENOTSOCK. A closed number is EBADF at once (fd_look). `fput_needed` is the light variant's flag: false in a single-threaded process, where nobody can close it meanwhile.
 struct socket_ref {
     socket* sock;
     u32 index;
     bool fput_needed;
 };
-int sockfd_lookup_light(int fd, socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one)
+int sockfd_lookup_light(int fd,
+                        socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one too)
 void fput_light(const socket_ref& ref);
+
+// What the calls under way on this thread hold so. A handler may jump out of them, and asynchronous cancellation
+// end them: then the thread's next call puts what they held, or the cancellation does.
+struct held_refs {
+    static constexpr u32 most = 8; // what is beyond that may be lost
+    u32 count;
+    struct {
+        const void* frame; // lies in the frame that holds it
+        u32 entry;
+    } at[most];
+};
+extern constinit thread_local held_refs held;
+// Puts what frames deeper than the caller's held; null: everything.
+void held_put(const void* frame);
+inline void held_check() {
+    if (SOCKSHIM_UNLIKELY(held.count != 0)) held_put(__builtin_frame_address(0));
+}
 
 // The same for an epoll set. Null set: `fd` is none of ours. A wait goes on when the number is closed or
 // reused under it: the set is kept, and the kernel's half by a descriptor of the library's own.
@@ -94,6 +123,10 @@ bool same_file(u32 pid, int fd, u32 other_pid, int other_fd);
 // One past the highest number that ever was a socket, an epoll set or a descriptor of the library's.
 u32 fd_table_end();
 void fd_table_init();
+// A descriptor of this process that is the kernel's half of socket cell `index` (core/net/kernel_half.h); -1:
+// there is none, or the carrier here is a file still. Noted by whoever makes one or finds it.
+int fd_of_half(u32 index);
+void fd_has_half(u32 index, int fd); // -1: no more
 // In a child after fork, whose holds of sets are its own (eventpoll_forked).
 void fd_table_forked();
 // This process's last reference to `s`, named by `h`, is gone: releases it unless another process holds it.

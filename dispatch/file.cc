@@ -12,6 +12,7 @@
 #include "core/net/proto.h"
 #include "core/sync/uaccess.h"
 #include "core/trace/trace.h"
+#include "dispatch/kernel_half.h"
 #include "dispatch/ksys.h"
 #include "dispatch/process.h"
 #include "dispatch/socketcall.h"
@@ -74,10 +75,12 @@ constexpr std::size_t MAX_RW_COUNT = 0x7ffff000;
 template <class Call> long vectored(int fd, const iovec* iov, int n, Call call) {
     if (const long err = ours(fd)) return err;
     if (n < 0) return -EINVAL;
-    iovec store[UIO_MAXIOV];
-    iov_iter it;
-    const i64 total = import_iovec(iov, static_cast<std::size_t>(n), store, it);
-    return total <= 0 ? total : call(it); // nothing to move: the socket is not asked
+    const auto count = static_cast<std::size_t>(n);
+    return with_iovecs(count, [&](iovec* store) -> i64 {
+        iov_iter it;
+        const i64 total = import_iovec(iov, count, store, it);
+        return total <= 0 ? total : call(it); // nothing to move: the socket is not asked
+    });
 }
 
 } // namespace
@@ -125,7 +128,8 @@ long ksys_pwritev2(int fd, const iovec* iov, int n, i64 offset, int flags) {
 }
 
 long ksys_close(int fd) {
-    switch (fd_classify(fd)) {
+    switch (fd_look(fd)) {
+    case FD_CLOSED:
     case FD_INTERNAL: return -EBADF;
     case FD_SOCKET:
     case FD_EPOLL: break;
@@ -172,46 +176,53 @@ long ksys_close_range(unsigned first, unsigned last, unsigned flags) {
     return 0;
 }
 
-// A new descriptor of the same open file description; what `fd` is in our table, `newfd` is too.
-static long dup_installed(int fd, long newfd) {
+// A new descriptor of the same open file description, which was `entry` in our table.
+static long dup_installed(u32 entry, long newfd) {
     if (newfd < 0 || !process_is_self()) return newfd;
-    const u32 entry = fd_table[fd].load();
+    const int fd = static_cast<int>(newfd);
     if (fd_entry_kind(entry) == FD_EPOLL) {
-        fd_install_epoll(static_cast<int>(newfd), fd_entry_index(entry));
+        fd_install_epoll(fd, fd_entry_index(entry));
     } else {
-        fd_install_socket(static_cast<int>(newfd), slab_handle_at<socket>(fd_entry_index(entry)));
+        fd_install_duplicate(fd, slab_handle_at<socket>(fd_entry_index(entry)));
     }
     return newfd;
 }
 
-static bool known_ours(int fd) {
-    const fd_kind kind = fd_classify(fd);
-    return kind == FD_SOCKET || kind == FD_EPOLL;
+// What `fd` is in our table when it is to be duplicated: 0, SYS_NOT_OURS or -EBADF.
+static long dup_source(int fd, u32& entry) {
+    const fd_kind kind = fd_look(fd);
+    if (kind == FD_INTERNAL || kind == FD_CLOSED) return -EBADF;
+    if (kind == FD_LIBC) return SYS_NOT_OURS;
+    entry = fd_table[fd].load();
+    // Gone since: whoever closes what others duplicate gets the one or the other.
+    return fd_entry_kind(entry) == kind ? 0 : -EBADF;
 }
 
 long ksys_dup(int fd) {
-    const fd_kind kind = fd_classify(fd);
-    if (kind == FD_INTERNAL) return -EBADF;
-    return known_ours(fd) ? dup_installed(fd, raw_syscall(SYS_dup, fd)) : SYS_NOT_OURS;
+    u32 entry = 0;
+    const long r = dup_source(fd, entry);
+    return r ? r : dup_installed(entry, raw_syscall(SYS_dup, fd));
 }
 
 long ksys_dup3(int oldfd, int newfd, int flags) {
     if (static_cast<u32>(newfd) >= fd_table_size) return SYS_NOT_OURS;
-    if (fd_classify(oldfd) == FD_INTERNAL) return -EBADF;
-    const bool old_ours = known_ours(oldfd);
-    const fd_kind new_kind = fd_classify(newfd);
-    if (!old_ours && new_kind == FD_LIBC) return SYS_NOT_OURS;
+    u32 entry = 0;
+    const long source = dup_source(oldfd, entry);
+    if (source == -EBADF) return (flags & ~O_CLOEXEC) || oldfd == newfd ? -EINVAL : source;
+    if (source && fd_classify(newfd) == FD_LIBC) return SYS_NOT_OURS;
     fd_replacing(newfd);
     const long r = raw_syscall(SYS_dup3, oldfd, newfd, flags);
     if (r < 0 || !process_is_self()) return r;
-    if (old_ours) return dup_installed(oldfd, r);
+    if (source == 0) return dup_installed(entry, r);
     fd_installed(newfd);
     return r;
 }
 
 long ksys_dup2(int oldfd, int newfd) {
     if (oldfd != newfd) return ksys_dup3(oldfd, newfd, 0);
-    return known_ours(oldfd) ? newfd : SYS_NOT_OURS;
+    u32 entry = 0;
+    const long r = dup_source(oldfd, entry);
+    return r ? r : newfd;
 }
 
 namespace {
@@ -237,9 +248,6 @@ long set_owner(socket& sock, int type, int who) {
 
 long fcntl_socket(socket& sock, int fd, int cmd, unsigned long arg) {
     switch (cmd) {
-    case F_DUPFD:
-    case F_DUPFD_CLOEXEC:
-        return dup_installed(fd, raw_syscall(SYS_fcntl, fd, cmd, static_cast<long>(arg)));
     case F_GETFD:
     case F_SETFD: return raw_syscall(SYS_fcntl, fd, cmd, static_cast<long>(arg));
     case F_GETFL: {
@@ -256,6 +264,7 @@ long fcntl_socket(socket& sock, int fd, int cmd, unsigned long arg) {
             else
                 sock.flags.fetch_and(~k.ours);
         }
+        half_set_nonblock(sock, arg & O_NONBLOCK);
         if (arg & O_ASYNC) sock.f_async_fd = fd;
         if (struct sock* sk = socket_sk(sock)) {
             if (arg & O_ASYNC)
@@ -352,8 +361,11 @@ long ioctl_socket(socket& sock, int fd, unsigned long cmd, unsigned long arg) {
 } // namespace
 
 long ksys_fcntl(int fd, int cmd, unsigned long arg) {
-    if (fd_classify(fd) == FD_EPOLL && (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)) {
-        return dup_installed(fd, raw_syscall(SYS_fcntl, fd, cmd, static_cast<long>(arg)));
+    if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) {
+        u32 entry = 0;
+        const long r = dup_source(fd, entry);
+        if (r) return r;
+        return dup_installed(entry, raw_syscall(SYS_fcntl, fd, cmd, static_cast<long>(arg)));
     }
     socket_ref ref;
     long r = sockfd_lookup_light(fd, ref);

@@ -16,35 +16,44 @@
 #include "core/inet/route.h"
 #include "core/net/eventpoll.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/trace/trace.h"
+#include "dispatch/fd_table.h"
+#include "dispatch/kernel_half.h"
+#include "dispatch/process.h"
 #include "dispatch/replay.h"
 #include "dispatch/socketcall.h"
 
 namespace sockshim {
 
+int kernel_socket_like(socket& sock, const sockaddr_in* at) {
+    struct sock* const sk = socket_sk(sock);
+    const long k = raw_syscall(SYS_socket, sock.family, sock.type | SOCK_CLOEXEC, sock.protocol);
+    if (!sk || k < 0) return static_cast<int>(k);
+    replay_options(sock, *sk, static_cast<int>(k));
+    const long r = at ? raw_syscall(SYS_bind, k, ptr_arg(at), sizeof *at) : 0;
+    if (r < 0) raw_syscall(SYS_close, k);
+    return static_cast<int>(r < 0 ? r : k);
+}
+
 namespace {
 
-// A kernel socket with our socket's type, options, binding and (datagram) destination; -errno.
+// A kernel socket with our socket's type, options, binding and (datagram) destination; -errno. What has a half of
+// the kernel's has it already.
 int make_kernel_socket(socket& sock) {
     struct sock* sk = socket_sk(sock);
     if (!sk) return -ENOTCONN;
-    const long kfd = raw_syscall(SYS_socket, sock.family, sock.type | SOCK_CLOEXEC, sock.protocol);
-    if (kfd < 0) return static_cast<int>(kfd);
-    const int k = static_cast<int>(kfd);
-    replay_options(sock, *sk, k);
-    if (sk->sk_userlocks & (SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK)) {
-        sockaddr_in at{};
-        at.sin_family = AF_INET;
-        at.sin_port = inet_sk(*sk).inet_sport;
-        at.sin_addr.s_addr = inet_rcv_saddr(*sk);
-        const long r = raw_syscall(SYS_bind, k, ptr_arg(&at), sizeof at);
-        if (r < 0) {
-            raw_syscall(SYS_close, k);
-            return static_cast<int>(r);
-        }
+    if (const int half = fd_of_half(socket_handle(sock).index); half >= 0) {
+        return static_cast<int>(raw_syscall(SYS_fcntl, half, F_DUPFD_CLOEXEC, 0));
     }
-    if (sock.type == SOCK_DGRAM && inet_daddr(*sk)) {
+    const bool bound = sk->sk_userlocks & (SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK);
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_port = inet_sk(*sk).inet_sport;
+    at.sin_addr.s_addr = inet_rcv_saddr(*sk);
+    const int k = kernel_socket_like(sock, bound ? &at : nullptr);
+    if (k >= 0 && sock.type == SOCK_DGRAM && inet_daddr(*sk)) {
         sockaddr_in to{};
         to.sin_family = AF_INET;
         to.sin_port = inet_dport(*sk);
@@ -59,6 +68,7 @@ int install(socket& sock, int k) {
     trace_way("socket_handover");
     const u32 index = socket_handle(sock).index;
     const u32 flags = sock.flags.load();
+    if (fd_of_half(index) >= 0) kernel_half_end(sock, k);
     if (socket_nonblock(sock)) {
         raw_syscall(SYS_fcntl, k, F_SETFL, raw_syscall(SYS_fcntl, k, F_GETFL) | O_NONBLOCK);
     }
@@ -106,11 +116,33 @@ bool kernel_port_taken(const sockaddr_in& at) {
 
 } // namespace
 
-bool network_hands_over() {
+sides_kind sides() {
     static constinit atomic_cell<u32> answer{0};
     u32 a = answer.load();
     if (SOCKSHIM_UNLIKELY(!a)) {
-        a = arena_is_private() || std::strcmp(config().net, "default") != 0 ? 1 : 2;
+        const char* const text = config().sides;
+        a = SIDES_BOTH + 1;
+        if (!std::strcmp(text, "shim")) {
+            a = SIDES_SHIM + 1;
+        } else if (!std::strcmp(text, "kernel")) {
+            a = SIDES_KERNEL + 1;
+        } else if (std::strcmp(text, "both") != 0) {
+            notice("bad value in SOCKSHIM_SIDES=%s; the default stays", text);
+        }
+        answer.store(a);
+    }
+    return static_cast<sides_kind>(a - 1);
+}
+
+// The kernel's sockets are of the thread's own namespace.
+bool network_hands_over() {
+    if (process_shut_out()) return false;
+    static constinit atomic_cell<u32> answer{0};
+    u32 a = answer.load();
+    if (SOCKSHIM_UNLIKELY(!a)) {
+        a = arena_is_private() || std::strcmp(config().net, "default") != 0 || sides() != SIDES_BOTH
+                ? 1
+                : 2;
         if (arena_attached()) answer.store(a);
     }
     return a == 2 && !handover_declined;
@@ -118,7 +150,11 @@ bool network_hands_over() {
 
 i64 sendmsg_handover(socket& sock, msghdr_iter& msg) {
     trace_way("sendmsg_handover");
-    const struct sock* sk = socket_sk(sock);
+    struct sock* const sk = socket_sk(sock);
+    if (sk && fd_of_half(socket_handle(sock).index) >= 0) {
+        kernel_half_sends(*sk);
+        return SYS_NOT_OURS;
+    }
     sockaddr_in to{};
     to.sin_family = AF_INET;
     if (msg.name && msg.namelen >= sizeof to) {

@@ -7,10 +7,12 @@
 
 #include "core/base/raw_syscall.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/security.h"
 #include "core/sync/uaccess.h"
 #include "core/trace/trace.h"
+#include "dispatch/kernel_half.h"
 #include "dispatch/socketcall.h"
 
 namespace sockshim {
@@ -74,8 +76,15 @@ i64 sock_sendmsg(socket_ref& ref, msghdr_iter& msg) {
 i64 sock_recvmsg(socket_ref& ref, msghdr_iter& msg) {
     socket& sock = *ref.sock;
     if (socket_nonblock(sock)) msg.flags |= MSG_DONTWAIT;
-    const i64 err = security_socket_recvmsg(sock, msg, msg.iter.count, msg.flags);
-    return SOCKSHIM_LIKELY(err == 0) ? ops_of(sock.ops_id).recvmsg(sock, msg) : err;
+    i64 r = security_socket_recvmsg(sock, msg, msg.iter.count, msg.flags);
+    if (SOCKSHIM_UNLIKELY(r)) return r;
+    const int flags = msg.flags;
+    while (SOCKSHIM_UNLIKELY((r = ops_of(sock.ops_id).recvmsg(sock, msg)) == -EKERNELHALF)) {
+        r = half_recvmsg(sock, msg, flags);
+        if (r != -EAGAIN) break;
+        msg.flags = flags; // somebody else was quicker
+    }
+    return r;
 }
 
 long sys_sendto(int fd, const void* buff, std::size_t len, unsigned flags, const sockaddr* addr,
@@ -126,72 +135,76 @@ long sys_recvfrom(int fd, void* ubuf, std::size_t size, unsigned flags, sockaddr
 
 namespace {
 
-// Room for what a msghdr brings along; on the caller's stack.
-struct msg_store {
-    sockaddr_storage address;
-    alignas(cmsghdr) u8 control[control_max];
-    iovec iov[UIO_MAXIOV];
-};
-
-// Copies the program's msghdr (Linux: copy_msghdr_from_user). `user` keeps what has to be written back.
-i64 copy_msghdr_from_user(msghdr_iter& msg, msghdr& user, const msghdr* umsg, msg_store& store) {
+// Copies the program's msghdr (Linux: copy_msghdr_from_user) and calls with it and with room for the buffers' list
+// and the control messages. What is in the copy has to be written back.
+template <class Call> i64 with_msghdr(const msghdr* umsg, Call call) {
+    msghdr user;
     if (get_user(user, umsg)) return -EFAULT;
     if (static_cast<int>(user.msg_namelen) < 0) return -EINVAL;
     user.msg_namelen = min_of<u32>(user.msg_namelen, sizeof(sockaddr_storage));
     if (!user.msg_name) user.msg_namelen = 0;
     if (user.msg_iovlen > UIO_MAXIOV) return -EMSGSIZE;
-    iovec none;
-    msg = single_range(none, nullptr, 0);
-    return import_iovec(user.msg_iov, user.msg_iovlen, store.iov, msg.iter);
+    struct alignas(cmsghdr) word {
+        u8 bytes[alignof(cmsghdr)];
+    };
+    constexpr std::size_t few = 256 / sizeof(word), most = control_max / sizeof(word);
+    return with_iovecs(user.msg_iovlen, [&](iovec* iov) {
+        const auto with_control = [&](word* control) -> i64 {
+            iovec none;
+            msghdr_iter msg = single_range(none, nullptr, 0);
+            const i64 err = import_iovec(user.msg_iov, user.msg_iovlen, iov, msg.iter);
+            return err < 0 ? err : call(msg, user, control->bytes);
+        };
+        return with_array<word, few, most>(user.msg_controllen / sizeof(word) + 1, with_control);
+    });
 }
 
-i64 send_one(socket_ref& ref, const msghdr* umsg, unsigned flags, msg_store& store) {
-    msghdr_iter msg;
-    msghdr user;
-    const i64 err = copy_msghdr_from_user(msg, user, umsg, store);
-    if (err < 0) return err;
-    if (user.msg_name && user.msg_namelen) {
-        const int bad =
-            move_addr_to_kernel(user.msg_name, static_cast<int>(user.msg_namelen), store.address);
-        if (bad) return bad;
-        msg.name = &store.address;
-        msg.namelen = user.msg_namelen;
-    }
-    if (user.msg_controllen) {
-        if (user.msg_controllen > INT_MAX || user.msg_controllen > control_max) return -ENOBUFS;
-        if (copy_from_user(store.control, user.msg_control, user.msg_controllen)) return -EFAULT;
-        msg.control = store.control;
-        msg.controllen = static_cast<u32>(user.msg_controllen);
-    }
-    msg.flags = static_cast<int>(flags);
-    return sock_sendmsg(ref, msg);
+i64 send_one(socket_ref& ref, const msghdr* umsg, unsigned flags) {
+    return with_msghdr(umsg, [&](msghdr_iter& msg, const msghdr& user, u8* control) -> i64 {
+        sockaddr_storage address;
+        if (user.msg_name && user.msg_namelen) {
+            const int bad =
+                move_addr_to_kernel(user.msg_name, static_cast<int>(user.msg_namelen), address);
+            if (bad) return bad;
+            msg.name = &address;
+            msg.namelen = user.msg_namelen;
+        }
+        if (user.msg_controllen) {
+            if (user.msg_controllen > INT_MAX || user.msg_controllen > control_max) return -ENOBUFS;
+            if (copy_from_user(control, user.msg_control, user.msg_controllen)) return -EFAULT;
+            msg.control = control;
+            msg.controllen = static_cast<u32>(user.msg_controllen);
+        }
+        msg.flags = static_cast<int>(flags);
+        return sock_sendmsg(ref, msg);
+    });
 }
 
-i64 recv_one(socket_ref& ref, msghdr* umsg, unsigned flags, msg_store& store) {
-    msghdr_iter msg;
-    msghdr user;
-    i64 r = copy_msghdr_from_user(msg, user, umsg, store);
-    if (r < 0) return r;
-    if (user.msg_name) msg.name = &store.address;
-    msg.out_control = store.control;
-    msg.out_control_len = static_cast<u32>(min_of<std::size_t>(user.msg_controllen, control_max));
-    msg.flags = static_cast<int>(flags) & ~MSG_CMSG_CLOEXEC;
-    r = sock_recvmsg(ref, msg);
-    if (r < 0) return r;
-    if (user.msg_name) {
-        const int bad = move_addr_to_user(store.address, static_cast<int>(msg.namelen),
-                                          user.msg_name, &umsg->msg_namelen);
-        if (bad) return bad;
-    }
-    const int out_flags =
-        (msg.flags & ~MSG_DONTWAIT) | (static_cast<int>(flags) & MSG_CMSG_CLOEXEC);
-    // Linux: a control message that cannot be stored is left out, and the call succeeds.
-    std::size_t used = msg.out_control_used;
-    if (copy_to_user(user.msg_control, store.control, used)) used = 0;
-    if (put_user(out_flags, &umsg->msg_flags) || put_user(used, &umsg->msg_controllen)) {
-        return -EFAULT;
-    }
-    return r;
+i64 recv_one(socket_ref& ref, msghdr* umsg, unsigned flags) {
+    return with_msghdr(umsg, [&](msghdr_iter& msg, const msghdr& user, u8* control) -> i64 {
+        sockaddr_storage address;
+        if (user.msg_name) msg.name = &address;
+        msg.out_control = control;
+        msg.out_control_len =
+            static_cast<u32>(min_of<std::size_t>(user.msg_controllen, control_max));
+        msg.flags = static_cast<int>(flags) & ~MSG_CMSG_CLOEXEC;
+        const i64 r = sock_recvmsg(ref, msg);
+        if (r < 0) return r;
+        if (user.msg_name) {
+            const int bad = move_addr_to_user(address, static_cast<int>(msg.namelen), user.msg_name,
+                                              &umsg->msg_namelen);
+            if (bad) return bad;
+        }
+        const int out_flags =
+            (msg.flags & ~MSG_DONTWAIT) | (static_cast<int>(flags) & MSG_CMSG_CLOEXEC);
+        // Linux: a control message that cannot be stored is left out, and the call succeeds.
+        std::size_t used = msg.out_control_used;
+        if (copy_to_user(user.msg_control, control, used)) used = 0;
+        if (put_user(out_flags, &umsg->msg_flags) || put_user(used, &umsg->msg_controllen)) {
+            return -EFAULT;
+        }
+        return r;
+    });
 }
 
 } // namespace
@@ -200,8 +213,7 @@ long sys_sendmsg(int fd, const msghdr* umsg, unsigned flags) {
     socket_ref ref;
     long r = sockfd_lookup_light(fd, ref);
     if (r) return r;
-    msg_store store;
-    r = send_one(ref, umsg, flags, store);
+    r = send_one(ref, umsg, flags);
     fput_light(ref);
     return r;
 }
@@ -210,8 +222,7 @@ long sys_recvmsg(int fd, msghdr* umsg, unsigned flags) {
     socket_ref ref;
     long r = sockfd_lookup_light(fd, ref);
     if (r) return r;
-    msg_store store;
-    r = recv_one(ref, umsg, flags, store);
+    r = recv_one(ref, umsg, flags);
     fput_light(ref);
     return r;
 }
@@ -220,11 +231,10 @@ long sys_sendmmsg(int fd, mmsghdr* umsg, unsigned vlen, unsigned flags) {
     socket_ref ref;
     long r = sockfd_lookup_light(fd, ref);
     if (r) return r;
-    msg_store store;
     unsigned done = 0;
     vlen = min_of<unsigned>(vlen, UIO_MAXIOV);
     while (done < vlen) {
-        r = send_one(ref, &umsg[done].msg_hdr, flags, store);
+        r = send_one(ref, &umsg[done].msg_hdr, flags);
         if (r < 0) break;
         if (put_user(static_cast<unsigned>(r), &umsg[done].msg_len)) {
             r = -EFAULT;
@@ -254,11 +264,9 @@ long sys_recvmmsg(int fd, mmsghdr* umsg, unsigned vlen, unsigned flags, timespec
     // An error left behind by the call before (below) is this call's.
     sock* sk = socket_sk(*ref.sock);
     if (sk) r = sock_error(*sk);
-    msg_store store;
     unsigned done = 0;
     while (r == 0 && done < vlen) {
-        r = recv_one(ref, &umsg[done].msg_hdr, flags & ~static_cast<unsigned>(MSG_WAITFORONE),
-                     store);
+        r = recv_one(ref, &umsg[done].msg_hdr, flags & ~static_cast<unsigned>(MSG_WAITFORONE));
         if (r < 0) break;
         if (put_user(static_cast<unsigned>(r), &umsg[done].msg_len)) {
             r = -EFAULT;

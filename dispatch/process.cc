@@ -12,7 +12,9 @@
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
+#include "core/net/doorbell.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/net_rx.h"
 #include "core/net/reaper.h"
 #include "core/net/timer.h"
@@ -92,6 +94,11 @@ int process_attach() {
     return 0;
 }
 
+bool process_shut_out_here() {
+    const u32 why = shut_out.load();
+    return (why & SHUT_OUT_USER) || ((why & SHUT_OUT_NAMESPACE) && !arena_is_here());
+}
+
 void process_shares_memory() { memory_is_shared.store(1); }
 
 static bool own_pid() { return static_cast<u32>(raw_syscall(SYS_getpid)) == process_pid; }
@@ -117,6 +124,7 @@ void process_after_fork_child() {
     process_pid = static_cast<u32>(raw_syscall(SYS_getpid));
     const proc_id parent = self_proc;
     if (process_register()) self_proc = parent; // all slots taken: live under the parent's name
+    if (!arena_is_here()) process_changed_namespace(); // clone can do that
     carrier_forked();
     if (self_proc != parent) eventpoll_forked(parent, self_proc);
     fd_table_forked();
@@ -131,6 +139,7 @@ void process_before_exec() {
     if (prepared.load() != 2 || !own_pid()) return; // a vfork child execs, not we
     share_all();
     note_epolls();
+    kernel_half_for_each([](socket& s, int) { kernel_half_unwatch(s, self_proc); });
     process_exec(true);
     timer_kick_processes();
 }
@@ -159,12 +168,29 @@ identity_change process_before_identity(const u32* users, u32 count) {
 void process_after_identity(identity_change change) {
     if (!change.under_way) return;
     const bool out = !arena_accessible();
-    shut_out.store(out);
+    if (out)
+        shut_out.fetch_or(SHUT_OUT_USER);
+    else
+        shut_out.fetch_and(~u32{SHUT_OUT_USER});
     if (out && !shut_out_said.exchange(1)) {
         notice("%s: no ACLs, so user %u cannot be admitted; new sockets go to the kernel",
                arena_directory(), static_cast<u32>(raw_syscall(SYS_geteuid)));
     }
     timer_thread_release(change.thread, !out);
+    critical_leave();
+}
+
+void process_before_confinement() {
+    if (prepared.load() != 2 || !own_pid()) return;
+    critical_enter();
+    timer_keep_bell();
+    doorbell_keep();
+    critical_leave();
+}
+
+void process_after_confinement(identity_change change) {
+    if (!change.under_way) return;
+    timer_thread_release(change.thread, true);
     critical_leave();
 }
 

@@ -17,9 +17,23 @@ struct identity_change {
 };
 identity_change process_before_identity(const u32* users, u32 count);
 void process_after_identity(identity_change change);
-// The process has become a user who is not admitted: it can open no file of the network any more.
+// New sockets are the kernel's: the process has become a user who is not admitted and can open no file of the
+// network any more, or the calling thread has gone into another network namespace.
+enum : u32 { SHUT_OUT_USER = 1, SHUT_OUT_NAMESPACE = 2 /* perhaps: each thread has its own */ };
 extern a32 shut_out;
-inline bool process_shut_out() { return SOCKSHIM_UNLIKELY(shut_out.load_relaxed() != 0); }
+bool process_shut_out_here();
+inline bool process_shut_out() {
+    return SOCKSHIM_UNLIKELY(shut_out.load_relaxed() != 0) && process_shut_out_here();
+}
+// Some thread has changed its network namespace.
+inline void process_changed_namespace() { shut_out.fetch_or(SHUT_OUT_NAMESPACE); }
+
+// About to be able to open hardly anything (RLIMIT_NOFILE, a filter on system calls): what it will need to be
+// woken and to wake others is opened now.
+void process_before_confinement();
+// `change`: what process_before_identity said, where all threads were confined, and the background thread had
+// better not been there.
+void process_after_confinement(identity_change change);
 
 // The process is about to end: closes what the kernel would close, so that peers see it now and
 // ports are free at once, rather than when a reaper comes by.

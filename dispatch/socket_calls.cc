@@ -8,11 +8,14 @@
 #include "core/net/carrier.h"
 #include "core/net/family.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
+#include "core/net/reaper.h"
 #include "core/net/security.h"
 #include "core/net/timer.h"
 #include "core/sync/uaccess.h"
 #include "core/trace/trace.h"
+#include "dispatch/kernel_half.h"
 #include "dispatch/process.h"
 #include "dispatch/socketcall.h"
 
@@ -62,7 +65,10 @@ long sys_socket(int family, int type, int protocol) {
     const int flags = type & ~SOCK_TYPE_MASK;
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
     type &= SOCK_TYPE_MASK;
-    if (!net_family_known(family) || process_attach() || process_shut_out()) return SYS_NOT_OURS;
+    if (!net_family_known(family) || sides() == SIDES_KERNEL || process_attach() ||
+        process_shut_out()) {
+        return SYS_NOT_OURS;
+    }
     socket* sock = nullptr;
     const int err = __sock_create(family, type, protocol, &sock);
     if (err) return kernel_may_know(err) ? SYS_NOT_OURS : err;
@@ -75,7 +81,10 @@ long sys_socketpair(int family, int type, int protocol, int* usockvec) {
     const int flags = type & ~SOCK_TYPE_MASK;
     if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) return -EINVAL;
     type &= SOCK_TYPE_MASK;
-    if (!net_family_known(family) || process_attach() || process_shut_out()) return SYS_NOT_OURS;
+    if (!net_family_known(family) || sides() == SIDES_KERNEL || process_attach() ||
+        process_shut_out()) {
+        return SYS_NOT_OURS;
+    }
     // Linux stores the numbers before it makes the sockets.
     int fds[2] = {-1, -1};
     if (copy_from_user(fds, usockvec, sizeof fds) || copy_to_user(usockvec, fds, sizeof fds)) {
@@ -103,6 +112,19 @@ long sys_socketpair(int family, int type, int protocol, int* usockvec) {
     return err;
 }
 
+// Calls again when a dead process may have been in the way; whoever closes what it held gets a moment.
+template <class Call> static long past_the_dead(Call call) {
+    constexpr u64 moment_us = 200000;
+    long err = call();
+    if (SOCKSHIM_LIKELY(err != -EADDRINUSE)) return err;
+    const u64 until = monotonic_us() + moment_us;
+    for (bool changed = true; err == -EADDRINUSE && changed && monotonic_us() < until;) {
+        changed = reap_in_the_way();
+        err = call();
+    }
+    return err;
+}
+
 long sys_bind(int fd, const sockaddr* umyaddr, int addrlen) {
     socket_ref ref;
     long err = sockfd_lookup_light(fd, ref);
@@ -111,7 +133,9 @@ long sys_bind(int fd, const sockaddr* umyaddr, int addrlen) {
     err = move_addr_to_kernel(umyaddr, addrlen, address);
     auto* const kaddr = reinterpret_cast<const sockaddr*>(&address);
     if (err == 0) err = security_socket_bind(*ref.sock, kaddr, static_cast<u32>(addrlen));
-    if (err == 0) err = ops_of(ref.sock->ops_id).bind(*ref.sock, kaddr, static_cast<u32>(addrlen));
+    if (err == 0) {
+        err = past_the_dead([&] { return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen)); });
+    }
     if (err == 0) want_timer_thread();
     fput_light(ref);
     return err;
@@ -129,9 +153,11 @@ long sys_connect(int fd, const sockaddr* uservaddr, int addrlen) {
         want_timer_thread();
         err = connect_handover(*ref.sock, fd, address, addrlen);
         if (err == SYS_OURS) {
+            half_before_connect(*ref.sock);
             err = ops_of(ref.sock->ops_id)
                       .connect(*ref.sock, kaddr, static_cast<u32>(addrlen),
                                socket_nonblock(*ref.sock) ? O_NONBLOCK : 0);
+            if (err == 0) half_connected(*ref.sock, kaddr, static_cast<u32>(addrlen));
         } else {
             trace_handed_over();
         }
@@ -147,32 +173,22 @@ long sys_listen(int fd, int backlog) {
     if (err) return err;
     if (static_cast<unsigned>(backlog) > somaxconn) backlog = somaxconn;
     err = security_socket_listen(*ref.sock, backlog);
-    if (err == 0) err = ops_of(ref.sock->ops_id).listen(*ref.sock, backlog);
+    if (err == 0) err = past_the_dead([&] { return listen_both(*ref.sock, backlog); });
     if (err == 0) want_timer_thread();
     fput_light(ref);
     return err;
 }
 
-long sys_accept4(int fd, sockaddr* upeer, socklen_t* upeer_len, int flags) {
-    socket_ref ref;
-    long err = sockfd_lookup_light(fd, ref);
-    if (err) return err;
-    if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) {
-        fput_light(ref);
-        return -EINVAL;
-    }
-    socket& sock = *ref.sock;
+// A connection of ours. -EKERNELHALF: the kernel's half has one.
+static long accept_ours(socket& sock, sockaddr* upeer, socklen_t* upeer_len, int flags) {
     socket* newsock = sock_alloc();
-    if (!newsock) {
-        fput_light(ref);
-        return -ENFILE;
-    }
+    if (!newsock) return -ENFILE;
     newsock->type = sock.type;
     newsock->ops_id = sock.ops_id;
     newsock->family = sock.family;
     newsock->protocol = sock.protocol;
     const proto_ops& ops = ops_of(sock.ops_id);
-    err = security_socket_accept(sock, *newsock);
+    long err = security_socket_accept(sock, *newsock);
     // Linux reserves the number first: EMFILE must not cost a connection. Where there is none to lose,
     // a non-blocking accept need not pay for a descriptor.
     const int oflags = socket_nonblock(sock) ? O_NONBLOCK : 0;
@@ -196,6 +212,21 @@ long sys_accept4(int fd, sockaddr* upeer, socklen_t* upeer_len, int flags) {
     } else {
         if (newfd >= 0) raw_syscall(SYS_close, newfd);
         sock_release(*newsock);
+    }
+    return err;
+}
+
+long sys_accept4(int fd, sockaddr* upeer, socklen_t* upeer_len, int flags) {
+    socket_ref ref;
+    long err = sockfd_lookup_light(fd, ref);
+    if (err) return err;
+    if (flags & ~(SOCK_CLOEXEC | SOCK_NONBLOCK)) err = -EINVAL;
+    while (err == 0) {
+        err = accept_ours(*ref.sock, upeer, upeer_len, flags);
+        if (err != -EKERNELHALF) break;
+        err = half_accept(*ref.sock, upeer, upeer_len, flags);
+        if (err != -EAGAIN) break;
+        err = 0; // somebody else was quicker
     }
     fput_light(ref);
     return err;
@@ -228,6 +259,7 @@ long sys_shutdown(int fd, int how) {
     long err = sockfd_lookup_light(fd, ref);
     if (err) return err;
     err = security_socket_shutdown(*ref.sock, how);
+    if (err == 0) half_shutdown(*ref.sock, how);
     if (err == 0) err = ops_of(ref.sock->ops_id).shutdown(*ref.sock, how);
     fput_light(ref);
     return err;
@@ -244,9 +276,10 @@ long sys_setsockopt(int fd, int level, int optname, const void* optval, int optl
         err = level == SOL_SOCKET
                   ? sock_setsockopt(*ref.sock, level, optname, optval, len)
                   : ops_of(ref.sock->ops_id).setsockopt(*ref.sock, level, optname, optval, len);
-        // About an interface that is not lo: the kernel's business, with the whole socket.
+        // About an interface that is not lo: the kernel's business, with the whole socket, unless it has a half of it.
+        if (err == 0) half_setsockopt(*ref.sock, level, optname, optval, len);
         if (err == -EHANDOVER) {
-            err = socket_handover(*ref.sock);
+            err = fd_of_half(ref.index) >= 0 ? 0 : socket_handover(*ref.sock);
             if (err == 0) err = SYS_NOT_OURS;
         }
     }

@@ -69,6 +69,20 @@ i64 sock_recvmsg(socket_ref& ref, msghdr_iter& msg);
 // Copies an iovec array in (Linux: import_iovec); fills `it`. `store` has room for UIO_MAXIOV entries
 // or for `n`, whichever is less. Returns the byte count or -errno.
 i64 import_iovec(const iovec* user, std::size_t n, iovec* store, iov_iter& it);
+// Calls with an array on the stack that has room for `few`, or for `most` if n is more: programs have threads and
+// signal handlers on stacks of a few pages.
+template <class T, std::size_t size, class Call> [[gnu::noinline]] i64 array_in_frame(Call& call) {
+    T store[size];
+    return call(store);
+}
+template <class T, std::size_t few, std::size_t most, class Call>
+i64 with_array(std::size_t n, Call call) {
+    return SOCKSHIM_LIKELY(n <= few) ? array_in_frame<T, few>(call) : array_in_frame<T, most>(call);
+}
+template <class Call> i64 with_iovecs(std::size_t n, Call call) {
+    constexpr std::size_t UIO_FASTIOV = 8;
+    return with_array<iovec, UIO_FASTIOV, UIO_MAXIOV>(n, call);
+}
 int move_addr_to_kernel(const void* uaddr, int ulen, sockaddr_storage& kaddr);
 int move_addr_to_user(const sockaddr_storage& kaddr, int klen, void* uaddr, socklen_t* ulen);
 

@@ -45,6 +45,7 @@ bool empty_path(const char* path) {
 
 // Inode and owner are the carrier's, whose modification time names the cell (core/net/carrier.h).
 void show_socket(struct stat& carrier) {
+    if (S_ISSOCK(carrier.st_mode)) return; // the kernel's half
     struct stat st {};
     st.st_ino = socket_inode(carrier.st_ino, static_cast<u64>(carrier.st_mtim.tv_nsec));
     st.st_uid = carrier.st_uid;
@@ -58,6 +59,7 @@ void show_socket(struct stat& carrier) {
 
 // Which fields there are is the kernel's to say: asked of a socket of its own.
 void show_socket(struct statx& carrier, unsigned mask) {
+    if (S_ISSOCK(carrier.stx_mode)) return;
     struct statx stx {};
     const int s = stand_in();
     if (s < 0 || raw_syscall(SYS_statx, s, ptr_arg(""), AT_EMPTY_PATH, static_cast<long>(mask),

@@ -22,4 +22,9 @@ inline int show_as_socket(int r, struct statx* st, unsigned mask) {
     return r;
 }
 
+// Opening a socket by such a name is ENXIO. A carrier is a file: what would truncate it is looked at before,
+bool names_socket(int dir, const char* path);
+// everything else when libc has opened it: `fd`, or -1.
+int opened(const char* path, int flags, int fd);
+
 } // namespace sockshim

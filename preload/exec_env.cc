@@ -4,9 +4,11 @@
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "core/arena/arena.h"
 #include "core/base/raw_syscall.h"
 #include "core/net/carrier.h"
 #include "dispatch/fd_table.h"
@@ -19,6 +21,7 @@ namespace {
 constexpr char preload_name[] = "LD_PRELOAD=";
 constexpr std::size_t preload_length = sizeof preload_name - 1;
 constexpr char option_prefix[] = "SOCKSHIM_";
+constexpr char join_name[] = "SOCKSHIM_JOIN=";
 
 // "NAME=value" one behind the other, LD_PRELOAD first, then an empty one. Null until the constructor ran.
 constinit const char* kept = nullptr;
@@ -104,10 +107,27 @@ bool named_in_preload() {
     return false;
 }
 
-bool wanted(exec_descriptors which) {
+// Asked when it must be, and once: it looks at each descriptor.
+class carrier_question {
+public:
+    explicit carrier_question(exec_descriptors which) : which_(which) {}
+    bool inherited() {
+        if (!asked_) {
+            asked_ = true;
+            answer_ = carriers_inherited(which_);
+        }
+        return answer_;
+    }
+
+private:
+    exec_descriptors which_;
+    bool asked_ = false, answer_ = false;
+};
+
+bool kept_wanted(carrier_question& carriers) {
     const configuration options = exec_options();
     if (options.disable) return false;
-    return options.keep_env == 2 || (options.keep_env == 1 && carriers_inherited(which));
+    return options.keep_env == 2 || (options.keep_env == 1 && carriers.inherited());
 }
 
 } // namespace
@@ -156,6 +176,7 @@ void exec_env_remember() {
     }
     *to = 0;
     kept = start;
+    config_remember(kept);
 }
 
 configuration exec_options() {
@@ -180,22 +201,42 @@ exec_environment::exec_environment(char* const* given, exec_descriptors which) :
     if (preload) {
         if (!strings.contains(preload, file_name(kept), bad)) {
             why_without_us_ = "its LD_PRELOAD does not name us";
+            return;
         }
-        return;
     }
-    if (which != exec_descriptors::not_ours_to_say && wanted(which)) add_ours(n);
-    if (!made_) why_without_us_ = "its environment has no LD_PRELOAD";
+    carrier_question carriers(which);
+    const bool with_kept = !preload && kept_wanted(carriers);
+    if (preload || with_kept) {
+        const int directory = arena_to_bequeath();
+        if (directory >= 0 && carriers.inherited()) bequeath(directory);
+    }
+    if (with_kept || bequeathed_ >= 0) make(n, with_kept);
+    if (!preload && !made_) why_without_us_ = "its environment has no LD_PRELOAD";
+}
+
+// Inherited it is until the exec has failed, or a child has done it.
+void exec_environment::bequeath(int fd) {
+    if (raw_syscall(SYS_fcntl, fd, F_SETFD, 0) < 0) return;
+    bequeathed_ = fd;
+    char digits[12];
+    int n = 0;
+    do digits[n++] = static_cast<char>('0' + fd % 10);
+    while (fd /= 10);
+    char* to = join_;
+    for (const char* s = join_name; *s; ++s) *to++ = *s;
+    while (n) *to++ = digits[--n];
 }
 
 exec_environment::~exec_environment() {
+    if (bequeathed_ >= 0) raw_syscall(SYS_fcntl, bequeathed_, F_SETFD, FD_CLOEXEC);
     if (mapped_) raw_syscall(SYS_munmap, ptr_arg(made_), static_cast<long>(mapped_));
 }
 
 // Behind what was given, in its order; a variable that the caller has set is the caller's. A vfork child
 // that execs leaves a mapping, if there was need for one, to its parent.
-void exec_environment::add_ours(std::size_t given) {
-    std::size_t room = given + 1;
-    for_each_kept([&](const char*) { ++room; });
+void exec_environment::make(std::size_t given, bool with_kept) {
+    std::size_t room = given + 2;
+    if (with_kept) for_each_kept([&](const char*) { ++room; });
     char** to = on_stack_;
     if (room > few) {
         const std::size_t bytes = room * sizeof(char*);
@@ -205,18 +246,34 @@ void exec_environment::add_ours(std::size_t given) {
         to = reinterpret_cast<char**>(at);
         mapped_ = bytes;
     }
-    for (std::size_t i = 0; i < given; ++i) to[i] = given_[i];
-    std::size_t end = given;
+    careful strings;
+    bool bad = false;
+    std::size_t end = 0;
+    for (std::size_t i = 0; i < given; ++i) {
+        if (!strings.is_variable(given_[i], join_name, bad)) to[end++] = given_[i];
+    }
+    const std::size_t theirs = end;
     for_each_kept([&](const char* s) {
-        careful strings;
-        bool bad = false, theirs = false;
-        for (std::size_t i = 0; i < given && !theirs; ++i) {
-            theirs = strings.is_variable(to[i], s, bad);
-        }
-        if (!theirs) to[end++] = const_cast<char*>(s);
+        bool set = !with_kept || starts_with(s, join_name);
+        for (std::size_t i = 0; i < theirs && !set; ++i) set = strings.is_variable(to[i], s, bad);
+        if (!set) to[end++] = const_cast<char*>(s);
     });
+    if (bequeathed_ >= 0) to[end++] = join_;
     to[end] = nullptr;
     made_ = to;
+}
+
+// A cancelled thread would leave it behind.
+environ_lent::environ_lent() : was_(environ), env_(was_) {
+    if (env_.get() == was_) return;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel_state_);
+    environ = const_cast<char**>(env_.get());
+}
+
+environ_lent::~environ_lent() {
+    if (env_.get() == was_) return;
+    if (environ == env_.get()) environ = was_; // or another thread has changed it
+    pthread_setcancelstate(cancel_state_, nullptr);
 }
 
 } // namespace sockshim

@@ -3,6 +3,8 @@
 // descriptors of our sockets would be inherited, which mean nothing to a program without us
 // (SOCKSHIM_KEEP_ENV).
 //
+// Where they would not find these sockets' network, they also inherit its directory (SOCKSHIM_JOIN).
+//
 // Used in vfork children and signal handlers: reads what was kept at load, and writes the stack only.
 #pragma once
 #include "core/base/config.h"
@@ -19,8 +21,6 @@ enum class exec_descriptors : u8 {
     as_they_are,
     // posix_spawn's actions, which we cannot read, may dup2 any of them to where the program finds it.
     any_may_stay,
-    // Libc executes with its environ, and asks nobody.
-    not_ours_to_say,
 };
 
 class exec_environment {
@@ -38,13 +38,32 @@ public:
 private:
     static constexpr std::size_t few = 256;
 
-    void add_ours(std::size_t given);
+    void make(std::size_t given, bool with_kept);
+    void bequeath(int fd);
 
     char* const* given_;
     char** made_ = nullptr;
     std::size_t mapped_ = 0;
     const char* why_without_us_ = nullptr;
+    int bequeathed_ = -1;
+    char join_[32]{}; // SOCKSHIM_JOIN=
     char* on_stack_[few];
+};
+
+// For system and popen: libc executes the shell with its environ, which the program may have emptied.
+class environ_lent {
+public:
+    environ_lent();
+    ~environ_lent();
+    environ_lent(const environ_lent&) = delete;
+    environ_lent& operator=(const environ_lent&) = delete;
+
+    const exec_environment& get() const { return env_; }
+
+private:
+    char** const was_;
+    exec_environment env_;
+    int cancel_state_ = 0;
 };
 
 } // namespace sockshim

@@ -247,9 +247,6 @@ void look_at_exec_in_path(const exec_environment& env, const char* file) {
     }
 }
 
-void look_at_shell() {
-    const exec_environment env(environ, exec_descriptors::not_ours_to_say);
-    look_at_exec(env, "/bin/sh");
-}
+void look_at_shell(const exec_environment& env) { look_at_exec(env, "/bin/sh"); }
 
 } // namespace sockshim

@@ -13,6 +13,6 @@ void look_at_exec(const exec_environment& env, const char* path, int dir = AT_FD
 // As execvp does.
 void look_at_exec_in_path(const exec_environment& env, const char* file);
 // The one of system and popen.
-void look_at_shell();
+void look_at_shell(const exec_environment& env);
 
 } // namespace sockshim

@@ -5,6 +5,8 @@
 #include <pthread.h>
 #include <sys/mman.h>
 
+#include "core/arena/arena.h"
+#include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/critical.h"
 #include "core/sync/robust_lock.h"
@@ -132,6 +134,10 @@ void process_at_load() {
     register_atfork();
     exec_env_remember();
     on_attach = signals_activate;
+    if (getenv("SOCKSHIM_JOIN") && config().join) {
+        fd_table_init(); // the descriptor is one of ours from here on
+        arena_inherit(static_cast<int>(config().join));
+    }
     const char* const trace = getenv("SOCKSHIM_TRACE");
     if (trace && *trace) trace_start();
     if (trace_enabled || self_proc) signals_activate(); // attached before we came to be

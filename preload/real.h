@@ -16,8 +16,10 @@
 #include "core/base/types.h"
 
 struct file_handle;
+struct rlimit;
 struct statfs;
 struct statvfs;
+struct sockaddr_in;
 
 namespace sockshim::real {
 

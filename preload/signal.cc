@@ -122,12 +122,16 @@ int set_action(int sig, const struct sigaction& act) {
     return 0;
 }
 
-void requeue(int sig, const siginfo_t* info) {
+bool requeue(int sig, const siginfo_t* info) {
     const long pid = raw_syscall(SYS_getpid), tid = raw_syscall(SYS_gettid);
-    if (raw_syscall(SYS_rt_tgsigqueueinfo, pid, tid, sig, ptr_arg(info)) != 0) {
-        raw_syscall(SYS_tgkill, pid, tid, sig);
-    }
+    return raw_syscall(SYS_rt_tgsigqueueinfo, pid, tid, sig, ptr_arg(info)) == 0 ||
+           raw_syscall(SYS_tgkill, pid, tid, sig) == 0;
 }
+
+// What the program's filter on its system calls forbids to requeue: called at the end of the critical
+// section, without a context that it has interrupted.
+constinit thread_local u64 held_signals = 0;
+constinit thread_local siginfo_t held_info{}; // the last one's
 
 // Raised by the instruction itself, as opposed to sent: returning to it raises it again.
 bool is_fault(int sig, const siginfo_t* info) {
@@ -164,13 +168,36 @@ void defer(int sig, const siginfo_t* info, ucontext_t* context) {
     if (!this_thread.deferred) this_thread.deferred_mask = mask;
     mask |= ~synchronous | bit(sig);
     this_thread.deferred = 1;
-    requeue(sig, info);
+    if (requeue(sig, info)) return;
+    held_signals |= bit(sig);
+    held_info = *info;
+}
+
+void set_mask(u64 mask) {
+    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&mask), 0, sizeof mask);
+}
+
+[[gnu::noinline]] void deliver_held(u64 mask) {
+    while (held_signals) {
+        const int sig = __builtin_ctzll(held_signals) + 1;
+        held_signals &= ~bit(sig);
+        siginfo_t info{};
+        if (held_info.si_signo == sig) info = held_info;
+        info.si_signo = sig;
+        ucontext_t none{};
+        u64 during;
+        __builtin_memcpy(&during, &actions[sig].view.sa_mask, sizeof during);
+        set_mask(mask | during | bit(sig));
+        trampoline(sig, &info, &none);
+        set_mask(mask);
+    }
 }
 
 void deliver_deferred() {
     const u64 mask = this_thread.deferred_mask;
     this_thread.deferred = 0;
-    raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&mask), 0, sizeof(u64));
+    if (SOCKSHIM_UNLIKELY(held_signals != 0)) return deliver_held(mask);
+    set_mask(mask);
 }
 
 // As if the kernel had found SIG_DFL: a fault is raised again by its instruction, what was sent is

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/arena/arena.h"
 #include "preload/carrier_seen.h"
 #include "preload/socket_stream.h"
 #include "preload/wrap.h"
@@ -17,6 +18,19 @@ static long installed(long fd) {
     return fd;
 }
 
+// In a vfork child: the one descriptor of the library's own that the image to come may need. -1: none. (Its
+// others the child may close; they are its parent's.)
+static int kept_for_exec() { return in_vfork_child() ? arena_to_bequeath() : -1; }
+
+static int close_all_but(int kept, unsigned first, unsigned last, int flags) {
+    const auto keep = static_cast<unsigned>(kept);
+    if (kept < 0 || keep < first || keep > last) return real::close_range(first, last, flags);
+    int r = 0;
+    if (first < keep) r = real::close_range(first, keep - 1, flags);
+    if (r == 0 && keep < last) r = real::close_range(keep + 1, last, flags);
+    return r;
+}
+
 // A number of libc's becomes unknown before it is closed (afterwards it may be somebody else's
 // already), so that whatever comes to stand there, by whichever way, is looked at.
 SOCKSHIM_WRAP(int, close, (int fd)) {
@@ -27,18 +41,29 @@ SOCKSHIM_WRAP(int, close, (int fd)) {
         return real::close(fd);
     }
     return ask([=] { return pthread_testcancel(), sys_close(fd); },
-               [=] { return real::close(fd); });
+               [=] {
+                   if (SOCKSHIM_LIKELY(!fd_is_internal(fd)) || fd != kept_for_exec()) {
+                       return real::close(fd);
+                   }
+                   errno = EBADF;
+                   return -1;
+               });
 }
 SOCKSHIM_WRAP_ALIAS(__close, close)
 
 SOCKSHIM_WRAP(int, close_range, (unsigned first, unsigned last, int flags)) {
     return ask([=] { return sys_close_range(first, last, static_cast<unsigned>(flags)); },
-               [=] { return real::close_range(first, last, flags); });
+               [=] { return close_all_but(kept_for_exec(), first, last, flags); });
 }
 
 SOCKSHIM_WRAP(void, closefrom, (int low)) {
     const auto first = static_cast<unsigned>(max_of(low, 0));
-    if (in_vfork_child() || sys_close_range(first, ~0u, 0) == SYS_NOT_OURS) real::closefrom(low);
+    if (in_vfork_child()) {
+        if (close_all_but(kept_for_exec(), first, ~0u, 0) == 0) return;
+    } else if (sys_close_range(first, ~0u, 0) != SYS_NOT_OURS) {
+        return;
+    }
+    real::closefrom(low);
 }
 
 SOCKSHIM_WRAP(int, dup, (int fd)) {
@@ -161,10 +186,10 @@ SOCKSHIM_WRAP(int, fdatasync, (int fd)) {
 }
 
 SOCKSHIM_WRAP(int, isatty, (int fd)) {
-    if (SOCKSHIM_LIKELY(fd_is_libc(fd)) || in_vfork_child() || fd_classify(fd) == FD_LIBC) {
-        return real::isatty(fd);
-    }
-    errno = ENOTTY;
+    if (SOCKSHIM_LIKELY(fd_is_libc(fd)) || in_vfork_child()) return real::isatty(fd);
+    const fd_kind kind = fd_classify(fd);
+    if (kind == FD_LIBC) return real::isatty(fd);
+    errno = kind == FD_INTERNAL ? EBADF : ENOTTY;
     return 0;
 }
 
@@ -177,7 +202,10 @@ SOCKSHIM_WRAP(int, sockatmark, (int fd)) {
 SOCKSHIM_WRAP(int, isfdtype, (int fd, int type)) {
     if (SOCKSHIM_LIKELY(fd_is_libc(fd))) return real::isfdtype(fd, type);
     struct stat st;
-    if (wrap_fstat(fd, &st) == -1) return -1;
+    const int saved_errno = errno; // libc's leaves it alone in any case
+    const int r = wrap_fstat(fd, &st);
+    errno = saved_errno;
+    if (r == -1) return -1;
     return (st.st_mode & S_IFMT) == static_cast<mode_t>(type);
 }
 

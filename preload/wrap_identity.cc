@@ -1,8 +1,11 @@
-// Giving up privileges, and root directories. The calls are libc's; what we need of the file system, and a
+// Giving up privileges, root directories and namespaces. The calls are libc's; what we need of the file system, and a
 // thread that libc does not know of, come along (process_before_identity).
 #include <initializer_list>
+#include <linux/nsfs.h>
+#include <sched.h>
 #include <sys/types.h>
 
+#include "core/base/raw_syscall.h"
 #include "dispatch/process.h"
 #include "preload/wrap.h"
 #include "preload/wrap_identity.h"
@@ -13,7 +16,9 @@ namespace {
 
 template <class Call>
 [[gnu::always_inline]] inline auto change(std::initializer_list<u32> users, Call call) {
-    if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || in_vfork_child()) return call();
+    if (in_vfork_child()) return call();
+    identity_joining(users);
+    if (SOCKSHIM_LIKELY(!process_active.load_relaxed())) return call();
     return identity_changing(users, call);
 }
 
@@ -78,4 +83,31 @@ SOCKSHIM_WRAP(int, capset, (void* header, const void* data)) {
 // Threads may have roots of their own (unshare), so that one changes like the credentials do.
 SOCKSHIM_WRAP(int, chroot, (const char* path)) {
     return change({}, [=] { return real::chroot(path); });
+}
+
+// --- namespaces --------------------------------------------------------------------------------------------
+
+namespace {
+
+// `alone`: refused to a process of more than one thread.
+template <class Call> int change_namespace(u32 kinds, bool alone, Call call) {
+    if (in_vfork_child()) return call();
+    const int r = alone ? change({}, call) : call();
+    if (r == 0 && (kinds & CLONE_NEWNET)) process_changed_namespace();
+    return r;
+}
+
+} // namespace
+
+SOCKSHIM_WRAP(int, unshare, (int flags)) {
+    constexpr int alone = CLONE_NEWUSER | CLONE_VM | CLONE_SIGHAND | CLONE_THREAD;
+    return change_namespace(static_cast<u32>(flags), flags & alone,
+                            [=] { return real::unshare(flags); });
+}
+
+SOCKSHIM_WRAP(int, setns, (int fd, int type)) {
+    const long kind = type ? type : raw_syscall(SYS_ioctl, fd, NS_GET_NSTYPE);
+    const u32 kinds = kind > 0 ? static_cast<u32>(kind) : 0;
+    return change_namespace(kinds, kinds & (CLONE_NEWUSER | CLONE_NEWNS),
+                            [=] { return real::setns(fd, type); });
 }

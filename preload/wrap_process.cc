@@ -158,10 +158,10 @@ extern "C" void* sockshim_clone_target(long number, unsigned long first) {
 extern "C" void sockshim_before_vfork() { share_sockets(); }
 
 SOCKSHIM_WRAP(int, system, (const char* command)) {
-    if (command) {
-        share_sockets();
-        look_at_shell();
-    }
+    if (!command) return real::system(command);
+    share_sockets();
+    const environ_lent env;
+    look_at_shell(env.get());
     return real::system(command);
 }
 

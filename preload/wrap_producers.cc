@@ -7,33 +7,29 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "core/base/raw_syscall.h"
+#include "core/net/carrier.h"
+#include "preload/carrier_seen.h"
 #include "preload/wrap.h"
 
 using namespace sockshim;
 
 namespace {
 
-// /proc/self/fd/4, /dev/fd/4, /dev/stdin may name a descriptor of ours: opening a socket that way is
-// ENXIO. The path was good enough for the kernel.
+// /proc/self/fd/4, /dev/fd/4, /dev/stdin. The path was good enough for the kernel.
 bool may_name_a_descriptor(const char* path) {
     return std::strstr(path, "/fd/") || std::strncmp(path, "/dev/std", 8) == 0;
 }
 
-int opened(const char* path, int fd) {
-    if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || fd < 0 || in_vfork_child() ||
-        SOCKSHIM_LIKELY(!may_name_a_descriptor(path))) {
-        return made(fd);
-    }
-    made(fd);
-    if (static_cast<u32>(fd) < fd_table_size) {
-        fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
-        if (fd_classify(fd) != FD_LIBC) {
-            sys_close(fd);
-            errno = ENXIO;
-            return -1;
-        }
-    }
-    return fd;
+int refused() {
+    errno = ENXIO;
+    return -1;
+}
+
+template <class Call>
+[[gnu::always_inline]] inline int open_by(int dir, const char* path, int flags, Call call) {
+    if (SOCKSHIM_UNLIKELY((flags & O_TRUNC) && names_socket(dir, path))) return refused();
+    return opened(path, flags, call());
 }
 
 int made_pair(int r, const int* fds) {
@@ -46,30 +42,54 @@ int made_pair(int r, const int* fds) {
 
 } // namespace
 
+bool sockshim::names_socket(int dir, const char* path) {
+    if (!process_active.load_relaxed()) return false;
+    const long fd = raw_syscall(SYS_openat, dir, ptr_arg(path), O_PATH | O_CLOEXEC, 0);
+    if (fd < 0) return false;
+    const bool ours = may_name_a_descriptor(path) && carrier_looks_like(static_cast<int>(fd));
+    raw_syscall(SYS_close, fd);
+    return ours;
+}
+
+int sockshim::opened(const char* path, int flags, int fd) {
+    made(fd);
+    if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || fd < 0 || (flags & O_PATH) ||
+        in_vfork_child() || SOCKSHIM_LIKELY(!may_name_a_descriptor(path)) ||
+        !carrier_looks_like(fd)) {
+        return fd;
+    }
+    fd_forget(fd);
+    raw_syscall(SYS_close, fd);
+    return refused();
+}
+
 SOCKSHIM_WRAP(int, open, (const char* path, int flags, mode_t mode)) {
-    return opened(path, real::open(path, flags, mode));
+    return open_by(AT_FDCWD, path, flags, [=] { return real::open(path, flags, mode); });
 }
 SOCKSHIM_WRAP_ALIAS(open64, open)
 SOCKSHIM_WRAP_ALIAS(__open, open)
 SOCKSHIM_WRAP_ALIAS(__open64, open)
 
 SOCKSHIM_WRAP(int, openat, (int dir, const char* path, int flags, mode_t mode)) {
-    return opened(path, real::openat(dir, path, flags, mode));
+    return open_by(dir, path, flags, [=] { return real::openat(dir, path, flags, mode); });
 }
 SOCKSHIM_WRAP_ALIAS(openat64, openat)
 
 // Fortified: libc's own complains about O_CREAT without a mode.
 SOCKSHIM_WRAP(int, __open_2, (const char* path, int flags)) {
-    return opened(path, real::__open_2(path, flags));
+    return open_by(AT_FDCWD, path, flags, [=] { return real::__open_2(path, flags); });
 }
 SOCKSHIM_WRAP_ALIAS(__open64_2, __open_2)
 
 SOCKSHIM_WRAP(int, __openat_2, (int dir, const char* path, int flags)) {
-    return opened(path, real::__openat_2(dir, path, flags));
+    return open_by(dir, path, flags, [=] { return real::__openat_2(dir, path, flags); });
 }
 SOCKSHIM_WRAP_ALIAS(__openat64_2, __openat_2)
 
-SOCKSHIM_WRAP(int, creat, (const char* path, mode_t mode)) { return made(real::creat(path, mode)); }
+SOCKSHIM_WRAP(int, creat, (const char* path, mode_t mode)) {
+    constexpr int flags = O_CREAT | O_WRONLY | O_TRUNC;
+    return open_by(AT_FDCWD, path, flags, [=] { return real::creat(path, mode); });
+}
 SOCKSHIM_WRAP_ALIAS(creat64, creat)
 
 SOCKSHIM_WRAP(int, open_by_handle_at, (int dir, file_handle* handle, int flags)) {

@@ -2,8 +2,10 @@
 // is made for a socket of ours is therefore one whose functions are ours (preload/socket_stream.h).
 #include <cstdio>
 #include <cstdlib>
+#include <fcntl.h>
 #include <unistd.h>
 
+#include "preload/carrier_seen.h"
 #include "preload/exec_look.h"
 #include "preload/socket_stream.h"
 #include "preload/wrap.h"
@@ -51,6 +53,10 @@ bool prints_to_us(int fd) {
 } // namespace
 
 SOCKSHIM_WRAP(FILE*, fopen, (const char* path, const char* mode)) {
+    if (names_socket(AT_FDCWD, path)) {
+        errno = ENXIO;
+        return nullptr;
+    }
     return made_stream(real::fopen(path, mode));
 }
 SOCKSHIM_WRAP_ALIAS(fopen64, fopen)
@@ -71,15 +77,19 @@ SOCKSHIM_WRAP(int, fclose, (FILE * stream)) {
 SOCKSHIM_WRAP_ALIAS(_IO_fclose, fclose)
 
 // Libc puts the new file on the old number with a dup3 of its own.
-SOCKSHIM_WRAP(FILE*, freopen, (const char* path, const char* mode, FILE* stream)) {
+SOCKSHIM_WRAP(FILE*, freopen, (const char* named, const char* mode, FILE* stream)) {
     const int fd = stream->_fileno;
+    // What cannot be opened closes the stream all the same.
+    const char* const path = named && names_socket(AT_FDCWD, named) ? "/dev/fd/-1" : named;
     if (SOCKSHIM_UNLIKELY(!fd_is_libc(fd)) && fd >= 0 && !in_vfork_child() &&
         fd_classify(fd) != FD_LIBC) {
         fflush(stream);
         fd_forget(fd);
         if (is_socket_stream(stream)) make_plain(stream);
     }
-    return made_stream(real::freopen(path, mode, stream));
+    FILE* const again = made_stream(real::freopen(path, mode, stream));
+    if (path != named) errno = ENXIO;
+    return again;
 }
 SOCKSHIM_WRAP_ALIAS(freopen64, freopen)
 
@@ -88,7 +98,8 @@ SOCKSHIM_WRAP_ALIAS(tmpfile64, tmpfile)
 
 SOCKSHIM_WRAP(FILE*, popen, (const char* command, const char* mode)) {
     share_sockets();
-    look_at_shell();
+    const environ_lent env;
+    look_at_shell(env.get());
     return made_stream(real::popen(command, mode));
 }
 SOCKSHIM_WRAP_ALIAS(_IO_popen, popen)

@@ -1,14 +1,19 @@
 // syscall(): the numbers that concern descriptors go where the functions go, everything else to libc's.
 // None of them is a cancellation point here, as with the kernel's own. entry.S jumps here.
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/sync/uaccess.h"
+#include "preload/carrier_seen.h"
 #include "preload/catch.h"
 #include "preload/wrap.h"
+#include "preload/wrap_confinement.h"
 #include "preload/wrap_identity.h"
 
 #include <linux/net.h> // after ours: it has macros named like Linux's constants in sock.h
@@ -19,6 +24,8 @@ extern "C" {
 int wrap_execve(const char* path, char* const* argv, char* const* envp) asm("execve");
 int wrap_execveat(int dir, const char* path, char* const* argv, char* const* envp,
                   int flags) asm("execveat");
+int wrap_unshare(int flags) asm("unshare");
+int wrap_setns(int fd, int type) asm("setns");
 [[noreturn]] void wrap__exit(int status) asm("_exit");
 }
 
@@ -169,6 +176,10 @@ long on_descriptor(const call_words& c) {
     }
 }
 
+long opens(int dir, const char* path, int flags) {
+    return (flags & O_TRUNC) && names_socket(dir, path) ? -ENXIO : SYS_NOT_OURS;
+}
+
 // Calls on two descriptors, or on none, or on sets of them; SYS_NOT_OURS for all others.
 long on_others(const call_words& c) {
     const auto either = [&](int i, int j) { return !fd_is_libc(c.fd(i)) || !fd_is_libc(c.fd(j)); };
@@ -199,6 +210,11 @@ long on_others(const call_words& c) {
     case SYS_epoll_create: return c.fd(0) <= 0 ? -EINVAL : sys_epoll_create(0);
 #endif
     case SYS_epoll_create1: return sys_epoll_create(c.fd(0));
+#ifdef SYS_open
+    case SYS_open: return opens(AT_FDCWD, c.ptr<const char>(0), c.fd(1));
+    case SYS_creat: return opens(AT_FDCWD, c.ptr<const char>(0), O_TRUNC);
+#endif
+    case SYS_openat: return opens(c.fd(0), c.ptr<const char>(1), c.fd(2));
     case SYS_mmap: {
         if ((c.fd(3) & MAP_ANONYMOUS) || fd_is_libc(c.fd(4))) return SYS_NOT_OURS;
         const long r = sys_mmap_check(c.fd(4));
@@ -281,8 +297,8 @@ void before_kernel(const call_words& c) {
     if (c.nr == SYS_sendmmsg) before_libc_sendmmsg(c.ptr<const mmsghdr>(1), c.flags(2));
 }
 
-// Libc's syscall() has answered r: what the table must learn from it.
-void learn(const call_words& c, long r) {
+// Libc's syscall() has answered r: what the table must learn from it, and what the program gets.
+long learn(const call_words& c, long r) {
     switch (c.nr) {
     case SYS_fcntl:
         if (c.fd(1) == F_DUPFD || c.fd(1) == F_DUPFD_CLOEXEC) made(static_cast<int>(r));
@@ -310,8 +326,8 @@ void learn(const call_words& c, long r) {
         }
         break;
 #ifdef SYS_open
-    case SYS_open:
-    case SYS_creat:
+    case SYS_open: return opened(c.ptr<const char>(0), c.fd(1), static_cast<int>(r));
+    case SYS_creat: return opened(c.ptr<const char>(0), 0, static_cast<int>(r));
     case SYS_dup2:
     case SYS_epoll_create:
     case SYS_eventfd:
@@ -323,7 +339,6 @@ void learn(const call_words& c, long r) {
     case SYS_accept4:
     case SYS_dup:
     case SYS_dup3:
-    case SYS_openat:
     case SYS_open_by_handle_at:
     case SYS_epoll_create1:
     case SYS_eventfd2:
@@ -335,14 +350,16 @@ void learn(const call_words& c, long r) {
     case SYS_userfaultfd:
     case SYS_perf_event_open:
     case SYS_mq_open:
-#ifdef SYS_openat2
-    case SYS_openat2:
-#endif
 #ifdef SYS_pidfd_open
     case SYS_pidfd_open:
 #endif
         made(static_cast<int>(r));
         break;
+    case SYS_openat: return opened(c.ptr<const char>(1), c.fd(2), static_cast<int>(r));
+#ifdef SYS_openat2
+    case SYS_openat2: // its flags lie in a structure, whose first word they are
+        return opened(c.ptr<const char>(1), static_cast<int>(*c.ptr<u64>(2)), static_cast<int>(r));
+#endif
 #ifdef SYS_pidfd_getfd
     case SYS_pidfd_getfd:
         made(static_cast<int>(r));
@@ -351,6 +368,7 @@ void learn(const call_words& c, long r) {
 #endif
     default: break;
     }
+    return r;
 }
 
 long fork_like(const call_words& c) {
@@ -374,21 +392,48 @@ long exec_like(const call_words& c) {
     return -errno;
 }
 
+// -errno, as the kernel says it.
+long libc_answer(void* arg) {
+    const long r = to_libc(*static_cast<const call_words*>(arg));
+    return r == -1 ? -errno : r;
+}
+
 // The kernel's own calls, which change the calling thread alone. The background thread goes with it.
-long identity_like(const call_words& c) {
-    if (!process_active.load() || in_vfork_child()) return SYS_NOT_OURS;
-    const auto call = [&] {
-        const long r = to_libc(c);
-        return r == -1 ? -errno : r;
+long identity_like(call_words c) {
+    if (in_vfork_child()) return SYS_NOT_OURS;
+    const auto change = [&](std::initializer_list<u32> users) {
+        identity_joining(users);
+        if (!process_active.load()) return SYS_NOT_OURS;
+        return identity_changing(users, [&] { return libc_answer(&c); });
     };
     const u32 first = c.flags(0);
     switch (c.nr) {
     case SYS_setuid:
-    case SYS_setfsuid: return identity_changing({first}, call);
-    case SYS_setreuid: return identity_changing({first, c.flags(1)}, call);
-    case SYS_setresuid: return identity_changing({first, c.flags(1), c.flags(2)}, call);
-    default: return identity_changing({}, call);
+    case SYS_setfsuid: return change({first});
+    case SYS_setreuid: return change({first, c.flags(1)});
+    case SYS_setresuid: return change({first, c.flags(1), c.flags(2)});
+    default: return change({});
     }
+}
+
+long confinement_like(call_words c) {
+    const bool by_prctl = c.nr == SYS_prctl;
+    const bool filter = by_prctl ? c.a[0] == PR_SET_SECCOMP && c.a[1] == SECCOMP_MODE_FILTER
+                                 : c.a[0] == SECCOMP_SET_MODE_FILTER;
+    if (!filter) return SYS_NOT_OURS;
+    const bool everybody = !by_prctl && (c.a[1] & SECCOMP_FILTER_FLAG_TSYNC);
+    return confine(c.ptr<void>(2), everybody, libc_answer, &c);
+}
+
+long limit_like(call_words c) {
+    const bool own = c.nr == SYS_setrlimit;
+    const int resource = c.fd(own ? 0 : 1);
+    auto* const limit = c.ptr<const struct rlimit>(own ? 1 : 2);
+    if (!limit) return SYS_NOT_OURS;
+    before_limit(resource, limit);
+    const long r = libc_answer(&c);
+    if (r == 0) after_limit(resource);
+    return r;
 }
 
 // The answer, -errno, to a call that concerns us; SYS_NOT_OURS to all others.
@@ -426,6 +471,12 @@ long answer(const call_words& call) {
     case SYS_setgroups:
     case SYS_capset:
     case SYS_chroot: return identity_like(call);
+    case SYS_unshare: return wrap_unshare(call.fd(0)) == 0 ? 0 : -errno;
+    case SYS_setns: return wrap_setns(call.fd(0), call.fd(1)) == 0 ? 0 : -errno;
+    case SYS_prctl:
+    case SYS_seccomp: return confinement_like(call);
+    case SYS_setrlimit:
+    case SYS_prlimit64: return limit_like(call);
     case SYS_io_uring_setup:
         // Its operations would pass us by; programs fall back when it is missing. Also before the
         // first socket of ours: rings stay.
@@ -445,8 +496,7 @@ extern "C" long sockshim_syscall(long nr, long a, long b, long c, long d, long e
     before_kernel(call);
     r = to_libc(call);
     if (SOCKSHIM_UNLIKELY(trace_enabled)) trace_libc_result_slow(r == -1 ? -errno : r);
-    if (r >= 0) learn(call, r);
-    return r;
+    return r >= 0 ? learn(call, r) : r;
 }
 
 long sockshim::caught_syscall(long nr, const long (&a)[6]) {
@@ -457,6 +507,5 @@ long sockshim::caught_syscall(long nr, const long (&a)[6]) {
     before_kernel(call);
     r = raw_syscall(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
     trace_libc_result(r);
-    if (r >= 0) learn(call, r);
-    return r;
+    return r >= 0 ? learn(call, r) : r;
 }

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "core/arena/private.h"
@@ -28,7 +29,7 @@ struct acl_entry {
     u32 id;
 };
 constexpr u32 acl_version = 2;
-constexpr u32 max_admitted = 32;
+constexpr u32 max_admitted = 1024; // with the owner; an attribute holds eight times that
 constexpr u32 acl_no_id = ~0u;
 struct acl {
     u32 version;
@@ -54,8 +55,33 @@ struct user_list {
     }
 };
 
-long set_acl(long fd, const char* which, const user_list& users, u16 perm) {
-    acl a{};
+// Where a list and its ACL are worked on: more than a thread's stack may have. Mapped, so zeroed.
+struct desk {
+    acl a;
+    user_list users;
+};
+class desk_ref {
+public:
+    desk_ref() {
+        const long at = raw_syscall(SYS_mmap, 0, sizeof(desk), PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (at >= 0 || at <= -4096) desk_ = reinterpret_cast<desk*>(at);
+    }
+    ~desk_ref() {
+        if (desk_) raw_syscall(SYS_munmap, ptr_arg(desk_), sizeof(desk));
+    }
+    desk_ref(const desk_ref&) = delete;
+    desk_ref& operator=(const desk_ref&) = delete;
+    explicit operator bool() const { return desk_; }
+    desk& operator*() const { return *desk_; }
+
+private:
+    desk* desk_ = nullptr;
+};
+
+long set_acl(long fd, const char* which, desk& d, u16 perm) {
+    acl& a = d.a;
+    const user_list& users = d.users;
     a.version = acl_version;
     acl_entry* e = a.entries;
     *e++ = {ACL_USER_OBJ, perm, acl_no_id};
@@ -68,8 +94,9 @@ long set_acl(long fd, const char* which, const user_list& users, u16 perm) {
 }
 
 // Whom the ACL names. False: there is none, or it gives rights to others than users by name.
-bool read_acl(long fd, user_list& users) {
-    acl a{};
+bool read_acl(long fd, desk& d) {
+    acl& a = d.a;
+    user_list& users = d.users;
     const long n = raw_syscall(SYS_fgetxattr, fd, ptr_arg(access_acl), ptr_arg(&a), sizeof a, 0);
     users.count = 0;
     if (n < static_cast<long>(sizeof a.version) || a.version != acl_version) return false;
@@ -92,48 +119,48 @@ bool read_acl(long fd, user_list& users) {
     return true;
 }
 
-// Carriers, bells and what belongs to the duty; not the arena and its lock, which nobody opens twice.
-bool for_all(const char* name) {
+template <class Visit> long for_each_file(long dir, Visit visit) {
+    return for_each_dirent(dir,
+                           [&](const char* name) { return name[0] == '.' ? 0L : visit(name); });
+}
+
+// Not the arena and its lock, which make the network: carriers, bells and what belongs to the duty.
+bool is_of_one_life(const char* name) {
     return name[0] == 's' || name[0] == 'b' || (name[0] == 'd' && name[1] == 'u');
 }
 
-template <class Visit> long for_each_file(long dir, Visit visit) {
-    return for_each_dirent(dir, [&](const char* name) { return for_all(name) ? visit(name) : 0L; });
-}
-
-long admit_to_file(long dir, const char* name, const user_list& users) {
+long admit_to_file(long dir, const char* name, desk& d) {
     const long fd = raw_syscall(SYS_openat, dir, ptr_arg(name),
                                 O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0);
     if (fd < 0) return fd == -ENOENT ? 0 : fd;
-    const long r = set_acl(fd, access_acl, users, 06);
+    const long r = set_acl(fd, access_acl, d, 06);
     raw_syscall(SYS_close, fd);
     return r;
 }
 
 // Who makes a file between the default ACL and the walk finds out himself (arena_make). The directory's
 // own ACL comes last: it says that all of this has been done; who dies before it leaves it to the next.
-long admit(long dir, u32 uid, u32 owner) {
-    user_list users{};
-    if (read_acl(dir, users) && users.has(uid)) return 0;
+long admit(long dir, u32 uid, u32 owner, desk& d) {
+    if (read_acl(dir, d) && d.users.has(uid)) return 0;
     // The owner by name: what an admitted user makes is that user's, and owners may lack capabilities.
-    if (!users.add(owner) || !users.add(uid)) return -ENOSPC;
-    if (const long r = set_acl(dir, default_acl, users, 07); r < 0) return r;
+    if (!d.users.add(owner) || !d.users.add(uid)) return -ENOSPC;
+    if (const long r = set_acl(dir, default_acl, d, 07); r < 0) return r;
     SOCKSHIM_CRASH_POINT();
     the_arena.header->admitted.store(1);
     full_fence();
     const long r =
-        for_each_file(dir, [&](const char* name) { return admit_to_file(dir, name, users); });
+        for_each_file(dir, [&](const char* name) { return admit_to_file(dir, name, d); });
     SOCKSHIM_CRASH_POINT();
-    return r < 0 ? r : set_acl(dir, access_acl, users, 07);
+    return r < 0 ? r : set_acl(dir, access_acl, d, 07);
 }
 
-long lock_and_admit(long dir, u32 uid, u32 owner) {
+long lock_and_admit(long dir, u32 uid, u32 owner, desk& d) {
     const long lock = arena_openat("lock", O_RDWR | O_CLOEXEC, 0);
     if (lock < 0) return lock;
     long r;
     while ((r = raw_syscall(SYS_flock, lock, LOCK_EX)) == -EINTR) {
     }
-    if (r == 0) r = admit(dir, uid, owner);
+    if (r == 0) r = admit(dir, uid, owner, d);
     raw_syscall(SYS_flock, lock, LOCK_UN);
     raw_syscall(SYS_close, lock);
     return r;
@@ -152,10 +179,14 @@ int arena_admit(u32 uid) {
     long r = dir;
     if (dir >= 0) {
         struct stat st {};
-        user_list users{};
         r = raw_syscall(SYS_fstat, dir, ptr_arg(&st));
-        if (r == 0 && uid != st.st_uid && !(read_acl(dir, users) && users.has(uid))) {
-            r = lock_and_admit(dir, uid, st.st_uid);
+        if (r == 0 && uid != st.st_uid) {
+            const desk_ref d;
+            if (!d) {
+                r = -ENOMEM;
+            } else if (!read_acl(dir, *d) || !(*d).users.has(uid)) {
+                r = lock_and_admit(dir, uid, st.st_uid, *d);
+            }
         }
         raw_syscall(SYS_close, dir);
     }
@@ -200,8 +231,8 @@ bool admission_is_acl(long dir) {
     const long fd =
         raw_syscall(SYS_openat, dir, ptr_arg("."), O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
     if (fd < 0) return false;
-    user_list users{};
-    const bool is = read_acl(fd, users);
+    const desk_ref d;
+    const bool is = d && read_acl(fd, *d);
     raw_syscall(SYS_close, fd);
     return is;
 }
@@ -215,9 +246,13 @@ void admission_revoke(long dir) {
         raw_syscall(SYS_fremovexattr, fd, ptr_arg(access_acl));
         raw_syscall(SYS_fchmod, fd, 0700);
         for_each_file(fd, [&](const char* name) {
-            raw_syscall(SYS_unlinkat, fd, ptr_arg(name), 0);
+            if (is_of_one_life(name)) raw_syscall(SYS_unlinkat, fd, ptr_arg(name), 0);
             return 0L;
         });
+        const long lock = raw_syscall(SYS_openat, fd, ptr_arg("lock"), O_RDONLY | O_CLOEXEC, 0);
+        raw_syscall(SYS_fremovexattr, lock, ptr_arg(access_acl));
+        raw_syscall(SYS_fchmod, lock, 0600);
+        raw_syscall(SYS_close, lock);
     }
     raw_syscall(SYS_close, fd);
 }

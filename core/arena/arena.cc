@@ -17,6 +17,7 @@
 #include "core/arena/timer_map.h"
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
+#include "core/sync/uaccess.h"
 #include "sockshim_layout.h" // generated
 
 #ifndef MADV_POPULATE_WRITE
@@ -36,6 +37,8 @@ enum : u32 { attach_idle = 0, attach_under_way = 1, attach_done = 2, attach_fail
 constinit a32 attach_state{attach_idle};
 constinit u64 arena_dev = 0;
 constinit internal_fd directory{};
+constinit internal_fd inherited{}; // the directory as a former image of this process had it
+constinit u32 directory_owner = 0;
 constinit char directory_path[320] = {};
 
 constexpr u64 fnv(u64 h, u64 v) { return (h ^ v) * 0x100000001b3; }
@@ -75,12 +78,12 @@ u8* map_file(int fd, int flags) {
 
 void unmap(u8* base) { raw_syscall(SYS_munmap, ptr_arg(base), arena_reserved_bytes); }
 
-u64 current_netns() {
+// Which namespace: a link of /proc says; 0: there is none.
+u64 namespace_at(const char* link) {
     struct stat st {};
-    const long r =
-        raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg("/proc/self/ns/net"), ptr_arg(&st));
-    return r < 0 ? 0 : st.st_ino;
+    return raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg(link), ptr_arg(&st)) < 0 ? 0 : st.st_ino;
 }
+u64 current_netns() { return namespace_at("/proc/thread-self/ns/net"); }
 
 // A zeroed mapping becomes an empty arena.
 int initialise(u64 netns) {
@@ -103,41 +106,65 @@ bool header_fits(u64 netns) {
            h.ready.load() == 1;
 }
 
+// The whole arena in `dir`, not looked into yet. 0, also when it is damaged and `base` null, or -errno.
+int map_existing(long dir, u8*& base) {
+    const long fd =
+        raw_syscall(SYS_openat, dir, ptr_arg("arena"), O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (fd < 0) return static_cast<int>(fd);
+    struct stat st {};
+    const bool whole = raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && S_ISREG(st.st_mode) &&
+                       static_cast<u64>(st.st_size) == arena_reserved_bytes;
+    base = whole ? map_file(static_cast<int>(fd), MAP_SHARED) : nullptr;
+    raw_syscall(SYS_close, fd);
+    return whole && !base ? -ENOMEM : 0;
+}
+
 // Nobody's but the owner's, and theirs whom a process of the network has admitted.
 bool is_private(long dir, u32 mode) {
     return !(mode & 07) && (!(mode & 070) || admission_is_acl(dir));
 }
 
-// The directory /<dir>/sockshim-<uid>/<net>-<netns>-<layout>, made if need be, the user's own, 0700.
-long open_directory(u64 netns) {
-    const unsigned uid = static_cast<unsigned>(raw_syscall(SYS_geteuid));
-    char* at = directory_path;
-    char* const end = directory_path + sizeof directory_path - 1;
-    auto put = [&](const char* s) {
-        while (*s && at < end) *at++ = *s++;
-        *at = 0;
-    };
-    auto put_number = [&](u64 v, unsigned base) {
+class path_writer {
+public:
+    template <std::size_t n>
+    explicit path_writer(char (&room)[n]) : at_(room), end_(room + n - 1) {}
+    void put(const char* s) {
+        while (*s && at_ < end_) *at_++ = *s++;
+        *at_ = 0;
+    }
+    void put_number(u64 v, unsigned base) {
         char digits[24];
         int i = sizeof digits - 1;
         digits[i] = 0;
         do digits[--i] = "0123456789abcdef"[v % base];
         while (v /= base);
         put(digits + i);
-    };
-    put(config().dir);
-    put("/sockshim-");
-    put_number(uid, 10);
+    }
+
+private:
+    char* at_;
+    char* const end_;
+};
+
+// The directory /<dir>/sockshim-<uid>/<net>-<netns>-<pidns>-<layout>, made if need be, the user's own, 0700.
+long open_directory(u64 netns) {
+    const unsigned uid = static_cast<unsigned>(raw_syscall(SYS_geteuid));
+    path_writer path(directory_path);
+    path.put(config().dir);
+    path.put("/sockshim-");
+    path.put_number(uid, 10);
     raw_syscall(SYS_mkdirat, AT_FDCWD, ptr_arg(directory_path), 0700);
-    put("/");
+    path.put("/");
     for (const char* c = config().net; *c; ++c) {
         const char one[2] = {*c == '/' ? '_' : *c, 0};
-        put(one);
+        path.put(one);
     }
-    put("-");
-    put_number(netns, 10);
-    put("-");
-    put_number(layout_hash(), 16);
+    path.put("-");
+    path.put_number(netns, 10);
+    path.put("-");
+    path.put_number(namespace_at("/proc/self/ns/pid"), 10);
+    path.put("-");
+    path.put_number(layout_hash(), 16);
     raw_syscall(SYS_mkdirat, AT_FDCWD, ptr_arg(directory_path), 0700);
     const long fd = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(directory_path),
                                 O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
@@ -150,6 +177,53 @@ long open_directory(u64 netns) {
         return r;
     }
     arena_dev = st.st_dev;
+    directory_owner = st.st_uid;
+    return fd;
+}
+
+// Where the descriptor says that it is; in a chroot a path that is none.
+void name_directory(long fd) {
+    char link[32];
+    path_writer text(link);
+    text.put("/proc/self/fd/");
+    text.put_number(static_cast<u64>(fd), 10);
+    const long n = raw_syscall(SYS_readlinkat, AT_FDCWD, ptr_arg(link), ptr_arg(directory_path),
+                               sizeof directory_path - 1);
+    if (n > 0 && directory_path[0] == '/') {
+        directory_path[n] = 0;
+    } else {
+        path_writer(directory_path).put("/(inherited)");
+    }
+}
+
+// The directory that this image was given by the one before it, whose user or root made it unreachable by
+// path. It is there while this process holds sockets of it, so nothing is made here. A descriptor, or -errno.
+long open_inherited(u64 netns) {
+    const int number = internal_fd_number(inherited);
+    if (number < 0) return -ENOENT;
+    const long fd = raw_syscall(SYS_openat, number, ptr_arg("."),
+                                O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (fd < 0) return fd;
+    struct stat st {};
+    u8* base = nullptr;
+    long r = raw_syscall(SYS_fstat, fd, ptr_arg(&st));
+    if (r == 0) r = map_existing(fd, base);
+    if (r == 0 && !base) r = -ENOENT;
+    if (r == 0) {
+        map_views(base);
+        // Without /proc the namespace is not known, and the same as before execve.
+        if (!header_fits(netns ? netns : the_arena.header->netns_inode)) {
+            unmap(base);
+            r = -ENOENT;
+        }
+    }
+    if (r < 0) {
+        raw_syscall(SYS_close, fd);
+        return r;
+    }
+    arena_dev = st.st_dev;
+    directory_owner = st.st_uid;
+    name_directory(fd);
     return fd;
 }
 
@@ -182,35 +256,28 @@ void clear_directory(long dir) {
 
 // Under the directory's lock: join the arena that is there if anybody lives in it, else a fresh one.
 int join_or_create(long dir, u64 netns) {
-    long fd = raw_syscall(SYS_openat, dir, ptr_arg("arena"), O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0);
-    if (fd >= 0) {
-        struct stat st {};
-        const bool whole = raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && S_ISREG(st.st_mode) &&
-                           static_cast<u64>(st.st_size) == arena_reserved_bytes;
-        u8* base = whole ? map_file(static_cast<int>(fd), MAP_SHARED) : nullptr;
-        raw_syscall(SYS_close, fd);
-        if (whole && !base) return -ENOMEM;
-        if (!whole) notice("%s/arena is damaged; starting the network afresh", directory_path);
-        if (base) {
-            map_views(base);
-            if (header_fits(netns) && (proc_any_alive() || any_carrier_held(dir))) return 0;
-            unmap(base);
-        }
-    } else if (fd != -ENOENT) {
-        return static_cast<int>(fd);
+    u8* base = nullptr;
+    const int existing = map_existing(dir, base);
+    if (existing < 0 && existing != -ENOENT) return existing;
+    if (base) {
+        map_views(base);
+        if (header_fits(netns) && (proc_any_alive() || any_carrier_held(dir))) return 0;
+        unmap(base);
+    } else if (existing == 0) {
+        notice("%s/arena is damaged; starting the network afresh", directory_path);
     }
     clear_directory(dir);
     admission_revoke(dir);
     raw_syscall(SYS_unlinkat, dir, ptr_arg("arena.new"), 0);
-    fd = raw_syscall(SYS_openat, dir, ptr_arg("arena.new"),
-                     O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    const long fd = raw_syscall(SYS_openat, dir, ptr_arg("arena.new"),
+                                O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0) return static_cast<int>(fd);
     rlimit limit{};
     raw_syscall(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, ptr_arg(&limit));
     long r = limit.rlim_cur < arena_reserved_bytes
                  ? -EFBIG
                  : raw_syscall(SYS_ftruncate, fd, static_cast<long>(arena_reserved_bytes));
-    u8* base = r < 0 ? nullptr : map_file(static_cast<int>(fd), MAP_SHARED);
+    base = r < 0 ? nullptr : map_file(static_cast<int>(fd), MAP_SHARED);
     raw_syscall(SYS_close, fd);
     if (!base) return r < 0 ? static_cast<int>(r) : -ENOMEM;
     map_views(base);
@@ -227,7 +294,9 @@ int join_or_create(long dir, u64 netns) {
 
 int attach() {
     const u64 netns = current_netns();
-    long dir = open_directory(netns);
+    long dir = open_inherited(netns);
+    const bool joined = dir >= 0;
+    if (!joined) dir = open_directory(netns);
     if (dir < 0) return static_cast<int>(dir);
     const long lock = raw_syscall(SYS_openat, dir, ptr_arg("lock"),
                                   O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -235,7 +304,7 @@ int attach() {
     if (r == 0) {
         while ((r = static_cast<int>(raw_syscall(SYS_flock, lock, LOCK_EX))) == -EINTR) {
         }
-        if (r == 0) r = join_or_create(dir, netns);
+        if (r == 0 && !joined) r = join_or_create(dir, netns);
         if (r == 0) r = process_register();
         // Explicitly: a child forked meanwhile holds the same open file description.
         raw_syscall(SYS_flock, lock, LOCK_UN);
@@ -246,7 +315,16 @@ int attach() {
         return r;
     }
     internal_fd_adopt(directory, static_cast<int>(dir));
+    internal_fd_close(inherited);
     return 0;
+}
+
+// Does `directory_path` lead there, for who has this user's rights?
+bool found_by_path() {
+    struct stat st {};
+    return raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg(directory_path), ptr_arg(&st),
+                       AT_SYMLINK_NOFOLLOW) == 0 &&
+           st.st_dev == directory.device && st.st_ino == directory.inode;
 }
 
 const char* reason(int err) {
@@ -280,7 +358,10 @@ int arena_commit(u64 offset, u64 bytes) {
         const long r = raw_syscall(SYS_madvise, ptr_arg(the_arena.base + from),
                                    static_cast<long>(to - from), MADV_POPULATE_WRITE);
         if (r == 0) return 0;
-        if (r != -EINTR && r != -EAGAIN) return -ENOMEM;
+        if (r == -EINTR || r == -EAGAIN) continue;
+        // A filter of the program's may know no such advice: then by touching, and catching the fault.
+        const bool touched = seccomp_active && !fault_in_writable(the_arena.base + from, to - from);
+        return touched ? 0 : -ENOMEM;
     }
 }
 
@@ -321,6 +402,8 @@ int arena_attach_private() {
 }
 
 bool arena_is_private() { return arena_attached() && !directory_path[0]; }
+
+bool arena_is_here() { return current_netns() == the_arena.header->netns_inode; }
 
 bool arena_attached() { return attach_state.load() == attach_done; }
 
@@ -363,16 +446,12 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 static constinit thread_local int own_directory_plus_1 = 0;
 
 void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
-bool arena_own_descriptors() { return own_directory_plus_1; }
+bool arena_has_own_table() { return own_directory_plus_1 != 0; }
 
 int arena_own_table() {
     // By path nothing of the program's table need be copied: what is closed there meanwhile would stay open
     // here for a moment. Who has another root or another user by now must copy it up to the directory.
-    struct stat st {};
-    const bool by_path = raw_syscall(SYS_newfstatat, AT_FDCWD, ptr_arg(directory_path),
-                                     ptr_arg(&st), AT_SYMLINK_NOFOLLOW) == 0 &&
-                         st.st_dev == directory.device && st.st_ino == directory.inode;
-    const int kept = by_path ? -1 : internal_fd_number(directory);
+    const int kept = found_by_path() ? -1 : internal_fd_number(directory);
     long r = raw_syscall(SYS_close_range, kept + 1, ~0u, CLOSE_RANGE_UNSHARE);
     if (r < 0) return static_cast<int>(r);
     int dir = kept;
@@ -408,6 +487,21 @@ int arena_openat(const char* name, int flags, int mode) {
         internal_fd_adopt(directory, static_cast<int>(again));
     }
     return -EBADF;
+}
+
+void arena_inherit(int fd) {
+    struct stat st {};
+    if (raw_syscall(SYS_newfstatat, fd, ptr_arg("arena"), ptr_arg(&st), AT_SYMLINK_NOFOLLOW) == 0) {
+        internal_fd_adopt(inherited, fd);
+    }
+}
+
+int arena_to_bequeath() {
+    internal_fd& which = arena_attached() ? directory : inherited;
+    const bool own = arena_attached() &&
+                     static_cast<u32>(raw_syscall(SYS_geteuid)) == directory_owner &&
+                     found_by_path();
+    return own ? -1 : static_cast<int>(which.number_plus_1.load()) - 1;
 }
 
 const char* arena_directory() { return directory_path; }

@@ -44,6 +44,8 @@ int arena_attach_private();
 // Made by arena_attach_private: no other process, and no kernel to hand anything over to.
 bool arena_is_private();
 bool arena_attached();
+// Is the calling thread in the network namespace that the network belongs to?
+bool arena_is_here();
 hash_area* arena_hash_area();
 
 // Opens / makes a file below the network's directory; O_NOFOLLOW always. 0 or more, else -errno.
@@ -51,10 +53,15 @@ hash_area* arena_hash_area();
 int arena_openat(const char* name, int flags, int mode);
 // Gives the calling thread a descriptor table of its own, with nothing in it but the directory. 0 or -errno.
 int arena_own_table();
+// Is this the thread that has? Numbers that the process keeps are not its own.
+bool arena_has_own_table();
 // This thread looks names up in the directory `fd` from now on.
 void arena_use_own_directory(int fd);
-// Is this the thread that does? Numbers that the process keeps are not its own.
-bool arena_own_descriptors();
+// For an image to come of this process, or of a child, that would not find the directory by path, being another
+// user's or having another root: the descriptor of it that it should inherit, or -1. Stores nothing (vfork).
+int arena_to_bequeath();
+// What this image was given by that.
+void arena_inherit(int fd);
 // Path of the network's directory; empty before arena_attach.
 const char* arena_directory();
 // Bytes of the cells that are in use (not free), payload extents included.

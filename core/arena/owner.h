@@ -5,9 +5,9 @@
 namespace sockshim {
 
 struct process_slot {
-    a32 word; // generation << 2 | process_state
-    a32 pid;
-    a64 start_time; // clock ticks since boot, /proc/<pid>/stat field 22
+    // pid << 32 | generation << 2 | process_state: whoever finds it claimed knows by whom.
+    a64 word;
+    a64 start_time; // clock ticks since boot, /proc/<pid>/stat field 22; once it is live
     a32 exec_since; // seconds (monotonic) since execve was called, 0: not
     a32 reserved[3];
 };
@@ -15,14 +15,18 @@ SOCKSHIM_ARENA_TYPE(process_slot);
 
 enum process_state : u32 { PROC_FREE = 0, PROC_CLAIMED = 1, PROC_LIVE = 2, PROC_REAPING = 3 };
 
-// Takes a slot for the calling process and sets self_proc. 0 or -EAGAIN (all 4095 taken).
+// Takes a slot for the calling process and sets self_proc. 0, -EAGAIN (all 4095 taken) or -ESRCH (abroad, and
+// nobody of the network could tell whether it lives).
 int process_register();
+// In another pid namespace than the network's (fork after unshare or setns, clone): it takes everybody for
+// alive and leaves the judgement, and the duty, to those at home.
+bool process_abroad();
 // The name of this very process before execve, 0: it had none. Its slot stands as if it still ran, until
 // process_retire leaves it to the reaper.
 proc_id process_former();
 void process_retire(proc_id former);
 // Whether the process that `id` names still runs. A zombie, an exec'd image that did not come back and
-// a reused pid are dead. May read /proc: not for fast paths.
+// a reused pid are dead; abroad nobody is. May read /proc: not for fast paths.
 bool proc_alive(proc_id id);
 // pid of a live slot, 0: none.
 u32 proc_pid(proc_id id);

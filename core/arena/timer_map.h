@@ -12,6 +12,7 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg);
 
 struct timer_duty {
     a64 wake_us; // when the duty thread will look next; ~0: only when rung
+    a32 wakes;   // somebody could not wake a sleeper himself
     a32 rung;    // milliseconds, odd: since when the doorbell holds an unread byte; 0: it does not
 };
 SOCKSHIM_ARENA_TYPE(timer_duty);

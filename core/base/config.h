@@ -10,6 +10,9 @@ namespace sockshim {
 #define SOCKSHIM_OPTIONS(X)                                                                        \
     X("SOCKSHIM_NET", net, TEXT, "default", 0, 0,                                                  \
       "name of the network to join; `default` hands over to the kernel what nobody here serves")   \
+    X("SOCKSHIM_SIDES", sides, TEXT, "both", 0, 0,                                                 \
+      "whom sockets of the default network meet: `both` programs with and without the shim, "      \
+      "`shim` only those with it, `kernel` only those without (every call goes to libc)")          \
     X("SOCKSHIM_DIR", dir, TEXT, "/dev/shm", 0, 0,                                                 \
       "tmpfs directory below which the networks' own directories are made")                        \
     X("SOCKSHIM_TRACE", trace, TEXT, "", 0, 0,                                                     \
@@ -38,6 +41,10 @@ namespace sockshim {
     X("SOCKSHIM_KEEP_ENV", keep_env, NUMBER, 1, 0, 2,                                              \
       "give LD_PRELOAD and SOCKSHIM_* back to a program that is executed without LD_PRELOAD: 0 "   \
       "never, 1 when it inherits sockets of ours, 2 always")                                       \
+    X("SOCKSHIM_JOIN", join, NUMBER, 0, 0, 1048575,                                                \
+      "set by the library for a program that inherits sockets of a network that it could not "     \
+      "find: "                                                                                     \
+      "the descriptor of the network's directory")                                                 \
     X("SOCKSHIM_WARN", warn, FLAG, 0, 0, 1,                                                        \
       "say on stderr when a program is executed that the preload cannot enter, and why")           \
     X("SOCKSHIM_QUIET", quiet, FLAG, 0, 0, 1, "no messages on stderr, not even about trouble")     \
@@ -60,11 +67,15 @@ inline constexpr configuration default_configuration{
 #undef X
 };
 
-// Takes one "NAME=value" of the environment. A text is not copied: it stays the environment's.
+// Takes one "NAME=value". A text is not copied.
 enum class config_verdict : u8 { foreign, unknown, bad, taken };
 config_verdict config_take(configuration& to, const char* variable);
 
-// Read from the environment at the first call. Unknown SOCKSHIM_* variables get one line of warning
+// What to read instead of the environment, which programs write over: "NAME=value" one behind the other, then
+// an empty one, for ever.
+void config_remember(const char* variables);
+
+// Read at the first call. Unknown SOCKSHIM_* variables get one line of warning
 // each, bad values a message and the default.
 extern configuration the_config;
 extern a32 config_state; // 0 unread, 1 being read, 2 read

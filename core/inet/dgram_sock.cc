@@ -12,6 +12,7 @@
 #include "core/inet/udp.h"
 #include "core/inet/udp_hash.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/trace/trace.h"
 
 namespace sockshim {
@@ -19,8 +20,8 @@ namespace sockshim {
 namespace {
 
 bool something_to_say(void* arg) {
-    const sock& sk = *static_cast<const sock*>(arg);
-    return dgram_readable(dgram_sk(sk).rx) || sk.sk_err.load_relaxed() ||
+    sock& sk = *static_cast<sock*>(arg);
+    return kernel_half_ready(sk) || dgram_readable(dgram_sk(sk).rx) || sk.sk_err.load_relaxed() ||
            (sk.sk_shutdown.load() & RCV_SHUTDOWN);
 }
 
@@ -43,14 +44,18 @@ int dgram_recv(sock& sk, msghdr_iter& msg, int flags, dgram_taken& out) {
     i64 deadline = -2; // not computed yet
     int err;
     for (;;) {
+        kernel_half_error(sk);
         if (SOCKSHIM_UNLIKELY(sk.sk_err.load_relaxed()) && (err = sock_error(sk))) return err;
+        if (kernel_half_first(sk)) return -EKERNELHALF;
         err = dgram_dequeue(q, msg.iter, peek, peek_off, out);
         if (err != -EAGAIN) break;
+        if (kernel_half_ready(sk)) return -EKERNELHALF;
         const i64 timeo = sock_rcvtimeo(sk, flags & MSG_DONTWAIT);
         if (timeo == 0) return -EAGAIN;
         if (deadline == -2) deadline = timeo < 0 ? -1 : static_cast<i64>(monotonic_us()) + timeo;
         if ((err = dgram_wait(sk, deadline))) return err;
     }
+    kernel_half_passed_over(sk);
     if (err) {
         if (!peek) sk.sk_drops.fetch_add(1);
         return err;
@@ -78,7 +83,7 @@ void dgram_ip_cmsgs(sock& sk, msghdr_iter& msg, const dgram_taken& taken) {
 }
 
 u32 dgram_poll(sock& sk) {
-    u32 mask = 0;
+    u32 mask = kernel_half_attention(sk) ? kernel_half_poll(sk) : 0;
     const u8 shutdown = sk.sk_shutdown.load();
     if (sk.sk_err.load() || !errqueue_empty(dgram_sk(sk).errq)) mask |= POLLERR;
     if (shutdown & RCV_SHUTDOWN) mask |= POLLRDHUP | POLLIN | POLLRDNORM;

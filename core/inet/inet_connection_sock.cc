@@ -8,6 +8,7 @@
 
 #include "core/inet/af_inet.h"
 #include "core/inet/inet_hashtables.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/tcp/tcp.h"
 #include "core/tcp/tcp_fusion.h"
@@ -183,8 +184,8 @@ sock* inet_csk_clone_lock(const sock& listener, const request_sock& req) {
 namespace {
 
 bool accept_ready(void* arg) {
-    const auto& sk = *static_cast<const sock*>(arg);
-    return sk.sk_ack_backlog.load() != 0 || sk_state(sk) != TCP_LISTEN;
+    auto& sk = *static_cast<sock*>(arg);
+    return sk.sk_ack_backlog.load() != 0 || sk_state(sk) != TCP_LISTEN || kernel_half_ready(sk);
 }
 
 } // namespace
@@ -199,11 +200,15 @@ sock* inet_csk_accept(sock& sk, int flags, int* err) {
         // We need to make sure that this socket is listening, and that it has something pending.
         *err = -EINVAL;
         if (sk_state(sk) != TCP_LISTEN) break;
+        *err = -EKERNELHALF;
+        if (kernel_half_first(sk)) break;
         if (sock* child = inet_csk_reqsk_queue_remove(sk)) {
+            kernel_half_passed_over(sk);
             release_sock(sk);
             *err = 0;
             return child;
         }
+        if (kernel_half_ready(sk)) break;
         const i64 timeo = sock_rcvtimeo(sk, flags & O_NONBLOCK);
         *err = -EAGAIN;
         if (timeo == 0) break;

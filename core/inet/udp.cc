@@ -12,6 +12,7 @@
 #include "core/inet/ip_sockglue.h"
 #include "core/inet/route.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/trace/trace.h"
 #include "core/wire/icmp.h"
 
@@ -84,7 +85,12 @@ i64 udp_recvmsg(sock& sk, msghdr_iter& msg) {
     trace_way("udp_recvmsg");
     const int flags = msg.flags;
     msg.flags = 0;
-    if (SOCKSHIM_UNLIKELY(flags & MSG_ERRQUEUE)) return ip_recv_error(sk, msg);
+    if (SOCKSHIM_UNLIKELY(flags & MSG_ERRQUEUE)) {
+        const i64 r = ip_recv_error(sk, msg);
+        return r == -EAGAIN && kernel_half_attention(sk) && (kernel_half_poll(sk) & POLLERR)
+                   ? -EKERNELHALF
+                   : r;
+    }
     dgram_taken taken;
     const int err = dgram_recv(sk, msg, flags, taken);
     if (SOCKSHIM_UNLIKELY(err)) {

@@ -12,6 +12,7 @@
 #include "core/inet/ip_sockglue.h"
 #include "core/inet/route.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/net/net_rx.h"
 #include "core/trace/trace.h"
 #include "core/wire/icmp.h"
@@ -271,6 +272,7 @@ int udp_deliver(sock& sk, const udp_flow& flow, const udp_payload& payload, udp_
 
 // The pending error, or the end of sending: what sock_alloc_send_skb says before it gives memory.
 int send_allowed(sock& sk) {
+    kernel_half_error(sk);
     if (SOCKSHIM_UNLIKELY(sk.sk_err.load_relaxed())) {
         if (const int err = sock_error(sk)) return err;
     }
@@ -497,7 +499,8 @@ i64 udp_sendmsg(sock& sk, msghdr_iter& msg) {
     const udp_dst& d = dst_entry(sk, daddr, dport);
     if (SOCKSHIM_LIKELY(dst_valid(d, sk, daddr, dport) && !msg.controllen && !up.corkflag &&
                         !up.gso_size && !(msg.flags & MSG_MORE) && len <= udp_max_payload &&
-                        !sk.sk_err.load_relaxed() && !sk.sk_shutdown.load())) {
+                        !sk.sk_err.load_relaxed() && !kernel_half_attention(sk) &&
+                        !sk.sk_shutdown.load())) {
         if (sock* peer = slab_get(d.peer)) {
             const inet_sock& inet = inet_sk(sk);
             const dgram_meta meta{d.saddr,

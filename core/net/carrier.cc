@@ -10,6 +10,7 @@
 #include "core/arena/owner.h"
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
+#include "core/net/kernel_half.h"
 
 namespace sockshim {
 namespace {
@@ -18,11 +19,6 @@ namespace {
 // costs the fstat that identification needs anyway. (Not the size: RLIMIT_FSIZE would bite.)
 constexpr i64 carrier_stamp = 0x50c4'0000;
 constexpr i64 carrier_stamp_layout = 1;
-
-bool stamped(const struct stat& st) {
-    return S_ISREG(st.st_mode) && st.st_mtim.tv_sec == carrier_stamp + carrier_stamp_layout &&
-           st.st_mtim.tv_nsec >= 0 && st.st_mtim.tv_nsec < static_cast<i64>(max_sockets);
-}
 
 // Makes the file of a cell that never had one, or lost it, and returns the descriptor of it: read-only
 // though it is new, so that the program can hold it, and three system calls instead of five. Killed before
@@ -131,25 +127,38 @@ int carrier_open(const socket& sock, bool cloexec) {
     return make(index, name, flags);
 }
 
+bool carrier_looks_like(const struct stat& st) {
+    return S_ISREG(st.st_mode) && st.st_mtim.tv_sec == carrier_stamp + carrier_stamp_layout &&
+           st.st_mtim.tv_nsec >= 0 && st.st_mtim.tv_nsec < static_cast<i64>(max_sockets);
+}
+
+bool carrier_looks_like(int fd) {
+    struct stat st {};
+    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st))) return false;
+    return S_ISSOCK(st.st_mode) ? kernel_half_looks_like(fd) : carrier_looks_like(st);
+}
+
 handle<socket> carrier_identify(int fd) {
     struct stat st {};
-    if (!arena_attached() || raw_syscall(SYS_fstat, fd, ptr_arg(&st)) || !stamped(st) ||
-        st.st_dev != arena_device()) {
-        return {};
-    }
+    return raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 ? carrier_identify(st) : handle<socket>{};
+}
+
+handle<socket> carrier_identify(const struct stat& st) {
+    if (!arena_attached()) return {};
+    if (S_ISSOCK(st.st_mode)) return kernel_half_find(st.st_ino);
+    if (!carrier_looks_like(st) || st.st_dev != arena_device()) return {};
     const u32 index = static_cast<u32>(st.st_mtim.tv_nsec);
     if (carrier_inode(index).load() != st.st_ino) return {};
     return slab_handle_at<socket>(index);
 }
 
-bool carrier_looks_like(int fd) {
-    struct stat st {};
-    return raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && stamped(st);
-}
-
 int carrier_lock(socket& sock, int fd) {
     if (sock.flags.load() & SOCKF_SHARED) return 0;
     carrier_let_go(sock);
+    if (sock.kernel_inode.load()) { // the kernel vouches for its own
+        sock.flags.fetch_or(SOCKF_SHARED);
+        return 0;
+    }
     struct flock lock {};
     lock.l_type = F_RDLCK;
     const long r = raw_syscall(SYS_fcntl, fd, F_OFD_SETLK, ptr_arg(&lock));
@@ -159,6 +168,7 @@ int carrier_lock(socket& sock, int fd) {
 }
 
 void socket_hold(socket& sock) {
+    if (sock.half_alone_us.load_relaxed()) sock.half_alone_us.store(0);
     for (const a32& h : sock.holders) {
         if (h.load() == self_proc) return;
     }
@@ -195,6 +205,7 @@ bool socket_vouched(const socket& sock) {
 }
 
 bool carrier_held(const socket& sock) {
+    if (kernel_half_held(sock)) return true;
     char name[16];
     carrier_name(name, socket_handle(sock).index);
     // Asking for a write lock needs no right to take one, but an open file description of its own.

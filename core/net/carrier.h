@@ -8,6 +8,8 @@
 #pragma once
 #include "core/net/socket.h"
 
+struct stat;
+
 namespace sockshim {
 
 // Opens the carrier of `sock` at the lowest free number, as an open file description that no other socket
@@ -20,8 +22,10 @@ void carrier_let_go(const socket& sock);
 void carrier_forked();
 // Which socket is the descriptor a carrier of, in the attached network? Null handle: none. One fstat.
 handle<socket> carrier_identify(int fd);
+handle<socket> carrier_identify(const struct stat& st);
 // True when `fd` is a carrier of a network of ours at all, attached or not (then attach and identify).
 bool carrier_looks_like(int fd);
+bool carrier_looks_like(const struct stat& st);
 // Takes the heartbeat lock through any of the socket's descriptors and sets SOCKF_SHARED.
 int carrier_lock(socket& sock, int fd);
 // Who has the socket in his descriptor table, as far as they told: with it the duty thread knows which

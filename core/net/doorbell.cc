@@ -8,6 +8,7 @@
 #include "core/arena/arena.h"
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
+#include "core/net/timer.h"
 #include "core/sync/futex.h"
 
 namespace sockshim {
@@ -76,7 +77,7 @@ constinit internal_fd spare{};
 constinit a32 spare_busy{0};
 
 void keep_spare() {
-    if (spare.number_plus_1.load_relaxed()) return;
+    if (spare.number_plus_1.load_relaxed() || arena_has_own_table()) return;
     u32 expected = 0;
     if (!spare_busy.cas(expected, 1)) return;
     const long fd = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg("/"), O_PATH | O_CLOEXEC, 0);
@@ -127,24 +128,25 @@ void keep_bell(kept_bell& k, u32 index, long fd) {
     k.kept = internal_fd_adopt_high(k.fd, static_cast<int>(fd)) ? index + 1 : 0;
 }
 
-void ring_bell(u32 index) {
+// False: it cannot be opened here.
+bool ring_bell(u32 index) {
     kept_bell& k = bells[index % kept_bells];
     u32 expected = 0;
-    const bool mine = !arena_own_descriptors() && k.busy.cas(expected, 1);
+    const bool mine = !arena_has_own_table() && k.busy.cas(expected, 1);
     if (mine && ring_kept(k, index)) {
         k.busy.store(0);
-        return;
+        return true;
     }
-    // None: the sleeper is gone, or nothing can be opened here at all.
     const long fd = open_ringing_end(index);
     if (fd >= 0) write_byte(fd);
     if (mine) {
         if (fd >= 0) keep_bell(k, index, fd);
         k.busy.store(0);
     }
-    if (fd < 0) return;
+    if (fd < 0) return fd == -ENOENT; // the sleeper is gone
     raw_syscall(SYS_close, fd);
     keep_spare();
+    return true;
 }
 
 // The cells of a forked child's pool are its parent's, and so are the open FIFOs: reading from them
@@ -269,15 +271,17 @@ bool waiter_asleep(handle<waiter> h) {
 namespace {
 
 // The word moves first: a sleeper between his last look and the system call does not fall asleep.
+constexpr int everybody = 1 << 30;
+
 void ring(waiter& w, u32 index, u32 state) {
     SOCKSHIM_CRASH_POINT();
     critical_enter();
     w.rung_us.store_relaxed(static_cast<u32>(monotonic_us()));
-    if (state == WAITER_BELL || state == WAITER_BELL_RUNG) {
-        ring_bell(index);
+    if (state != WAITER_FUTEX && state != WAITER_FUTEX_RUNG) {
+        if (!ring_bell(index) && w.state.cas(state, WAITER_BELL_ASKED)) timer_kick_wakes();
     } else {
         w.seq.fetch_add(1);
-        futex_wake(w.seq, 1 << 30);
+        if (futex_wake(w.seq, everybody) < 0) timer_kick_wakes();
     }
     critical_leave();
 }
@@ -294,13 +298,35 @@ void waiter_ring(handle<waiter> h) {
     if (w->state.cas(state, rung)) ring(*w, h.index, rung);
 }
 
-void waiters_wake_all() {
+namespace {
+
+template <class Visit> void for_each_waiter(Visit visit) {
     const u32 committed = cells_committed(REGION_WAITER);
     for (u32 i = 0; i < committed; ++i) {
         if (cell_word::state(cell_word_at(REGION_WAITER, i)) == CELL_FREE) continue;
-        waiter* const w = slab_at<waiter>(i);
-        if (const u32 state = w->state.load(); state != WAITER_AWAKE) ring(*w, i, state);
+        visit(*slab_at<waiter>(i), i);
     }
+}
+
+} // namespace
+
+void waiters_wake_all() {
+    for_each_waiter([](waiter& w, u32 i) {
+        if (const u32 state = w.state.load(); state != WAITER_AWAKE) ring(w, i, state);
+    });
+}
+
+void waiters_wake_asked() {
+    for_each_waiter([](waiter& w, u32 i) {
+        u32 state = w.state.load();
+        if (state == WAITER_BELL_ASKED && w.state.cas(state, WAITER_BELL_RUNG)) ring_bell(i);
+        if (state == WAITER_FUTEX_RUNG) futex_wake(w.seq, everybody); // mostly on his way
+    });
+}
+
+void doorbell_keep() {
+    waiter_ref one;
+    if (one.acquire(true) == 0) one.bell_fd();
 }
 
 } // namespace sockshim

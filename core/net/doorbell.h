@@ -24,6 +24,7 @@ enum waiter_state : u32 {
     WAITER_BELL,
     WAITER_FUTEX_RUNG,
     WAITER_BELL_RUNG,
+    WAITER_BELL_ASKED, // who cannot open a bell has asked whoever is on duty to
 };
 
 struct waiter {
@@ -70,6 +71,10 @@ handle<wait_entry> waiter_link(handle<waiter> who, u8 kind, u64 source, u32 even
 // Wakes the waiter's thread if it sleeps and nobody else is at it. Any process.
 void waiter_ring(handle<waiter> h);
 bool waiter_asleep(handle<waiter> h);
+// On duty: wakes for those who could not.
+void waiters_wake_asked();
+// About to be able to open none: keeps one bell for a thread of this process to sleep by.
+void doorbell_keep();
 // After a process's death: wakes every sleeper, since a ring may have died on its way.
 void waiters_wake_all();
 // Where FIFOs are made when the arena has no directory of its own (unit tests).

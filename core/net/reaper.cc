@@ -12,6 +12,7 @@
 #include "core/inet/tcp_ipv4.h"
 #include "core/net/carrier.h"
 #include "core/net/eventpoll.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/references.h"
 #include "core/tcp/tcp.h"
@@ -41,6 +42,7 @@ template <class Visit> void for_each_socket(Visit visit) {
 void release_sockets_of(proc_id dead) {
     for_each_socket([dead](socket& s, handle<socket> h) {
         socket_unhold(s, dead);
+        kernel_half_unwatch(s, dead);
         u64 holder = s.holder.load();
         const u64 claimed = holder & holder_claimed;
         if ((s.flags.load() & SOCKF_SHARED) && !claimed) {
@@ -49,7 +51,7 @@ void release_sockets_of(proc_id dead) {
             return;
         }
         if (holder == (holder_word(h, dead) | claimed) &&
-            s.holder.cas(holder, holder_word(h, self_proc) | claimed)) {
+            s.holder.cas(holder, holder_word(h, self_proc) | holder_claimed)) {
             sock_release(s);
         }
     });
@@ -85,18 +87,46 @@ int reap_dead_processes() {
     return reaped;
 }
 
+bool reap_in_the_way() {
+    if (reap_dead_processes() + release_unheld_sockets()) return true;
+    bool under_way = false;
+    for_each_socket([&under_way](socket& s, handle<socket>) {
+        under_way = under_way || (s.holder.load() & holder_claimed);
+    });
+    if (under_way) raw_syscall(SYS_sched_yield);
+    return under_way;
+}
+
 bool sockets_unaccounted() {
     bool any = false;
     for_each_socket([&any](socket& s, handle<socket>) { any = any || socket_unaccounted(s); });
     return any;
 }
 
+namespace {
+
+// What has a half of the kernel's works without ours: when for so long nobody but the kernel has vouched for it, a
+// program without the shim serves there, and whoever connects shall meet that.
+bool outsiders_alone(socket& s) {
+    constexpr u64 patience_us = 5000000;
+    if (!s.kernel_inode.load()) return false;
+    const u64 now = monotonic_us();
+    u64 never = 0;
+    s.half_alone_us.cas(never, now);
+    const u64 since = s.half_alone_us.load();
+    return since && now > since + patience_us;
+}
+
+} // namespace
+
 int release_unheld_sockets() {
     const exiting_scope exiting;
     int released = 0;
     for_each_socket([&](socket& s, handle<socket> h) {
         if (!(s.flags.load() & SOCKF_SHARED) || (s.holder.load() & holder_claimed)) return;
-        if (!socket_vouched(s) && !carrier_held(s) && socket_claim_shared(s, h)) {
+        if (socket_vouched(s)) {
+            if (s.half_alone_us.load()) s.half_alone_us.store(0);
+        } else if ((!carrier_held(s) || outsiders_alone(s)) && socket_claim_shared(s, h)) {
             sock_release(s);
             ++released;
         }

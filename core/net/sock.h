@@ -109,7 +109,9 @@ struct sock {
     a32 sk_flags; // enum sock_flags
     a32 sk_err;   // positive errno, pending; taken by sock_error()
     i32 sk_err_soft;
-    i32 sk_rcvbuf; // bytes, as getsockopt tells (doubled)
+    a32 sk_kernel;         // KERNEL_*: the kernel's half (kernel_half.h)
+    a32 sk_kernel_watcher; // proc_id of who is told when that has something; 0: nobody
+    i32 sk_rcvbuf;         // bytes, as getsockopt tells (doubled)
     i32 sk_sndbuf;
     i32 sk_rcvlowat;
     i32 sk_peek_off;

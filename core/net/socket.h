@@ -26,7 +26,7 @@ inline constexpr u32 SOCKF_APPEND = 1u << 6;   // O_APPEND and O_NOATIME: kept, 
 inline constexpr u32 SOCKF_NOATIME = 1u << 7;
 inline constexpr u32 SOCKF_MANY_HOLDERS = 1u << 8; // more than `holders` has room for
 
-// Beside the proc_id in socket.holder: shared, held by nobody, and this process releases it.
+// Beside the proc_id in socket.holder: held by nobody any more, and this process releases it.
 inline constexpr u64 holder_claimed = u64{1} << 30;
 
 struct socket {
@@ -46,7 +46,9 @@ struct socket {
     i32 f_owner_type; // F_OWNER_*
     i32 f_async_fd;   // the number that O_ASYNC was set through: si_fd
     u64 module_data;  // for families from modules
-    a32 holders[8];   // proc_ids of who has it in his descriptor table (carrier.h)
+    a64 kernel_inode; // sockfs inode of the kernel's half; 0: there is none (kernel_half.h)
+    a64 half_alone_us; // since when only the kernel vouches for the half, as far as somebody looked; 0: others do
+    a32 holders[8]; // proc_ids of who has it in his descriptor table (carrier.h)
 };
 SOCKSHIM_ARENA_TYPE(socket);
 static_assert(sizeof(socket) <= 128);

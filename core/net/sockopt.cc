@@ -24,6 +24,7 @@
 #include "core/inet/inet_sock.h"
 #include "core/inet/ip_sockglue.h"
 #include "core/inet/loopback.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/trace/trace.h"
 
@@ -504,6 +505,7 @@ int sock_getsockopt(socket& sock, int, int optname, void* optval, u32* optlen) {
     case SO_PROTOCOL: v.val = sk.sk_protocol; break;
     case SO_DOMAIN: v.val = sk_family(sk); break;
     case SO_ERROR:
+        kernel_half_error(sk);
         v.val = -sock_error(sk);
         if (v.val == 0) v.val = __atomic_exchange_n(&sk.sk_err_soft, 0, __ATOMIC_SEQ_CST);
         break;

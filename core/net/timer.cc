@@ -13,17 +13,22 @@
 #include <cerrno>
 #include <ctime>
 #include <fcntl.h>
+#include <initializer_list>
 #include <poll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "core/arena/admission.h"
 #include "core/arena/arena.h"
+#include "core/arena/internal_fd.h"
 #include "core/arena/owner.h"
 #include "core/arena/timer_map.h"
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_connection_sock.h"
+#include "core/net/doorbell.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 #include "core/net/reaper.h"
 #include "core/sync/background.h"
@@ -34,7 +39,9 @@ constinit a32 timer_thread_state{0};
 
 namespace {
 
-constinit a32 called_back{0}; // the thread is to end
+constinit a32 called_back{0};      // the thread is to end
+constinit bool filtered = false;   // the thread was made by one whose system calls are filtered
+constinit internal_fd kept_bell{}; // of a process that may be able to open nothing
 
 constexpr char bell_name[] = "duty.bell";
 constexpr char alive_name[] = "duty.alive";
@@ -163,6 +170,14 @@ struct duty_state {
     bool unwatched; // some process could not be watched by pidfd: ask now and then
 };
 
+// The program has lowered RLIMIT_NOFILE so far that nobody can be watched and no bell be opened.
+bool descriptors_scarce() {
+    constexpr u64 enough = 32;
+    rlimit limit{};
+    return raw_syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, 0, ptr_arg(&limit)) == 0 &&
+           limit.rlim_cur < enough;
+}
+
 void drop_watch(duty_state& d, u32 i) {
     raw_syscall(SYS_close, d.watches[i].fd);
     d.watches[i] = d.watches[--d.count];
@@ -231,7 +246,7 @@ bool sweep_minisocks(u64 now) {
 // The arrays may be there from an earlier duty of this process, or of its parent.
 bool begin_duty(duty_state& d) {
     if (!d.watches) d.watches = map_array<watch>(max_processes);
-    if (!d.polls) d.polls = map_array<pollfd>(max_processes + 1);
+    if (!d.polls) d.polls = map_array<pollfd>(max_processes + 2);
     if (!heap.entries) heap.entries = map_array<heap_entry>(heap_capacity);
     if (!heap.queued) heap.queued = map_array<u64>(max_sockets);
     if (!d.watches || !d.polls || !heap.entries || !heap.queued) return false;
@@ -241,14 +256,20 @@ bool begin_duty(duty_state& d) {
     return true;
 }
 
-void on_duty(int bell) {
-    static duty_state d;
+constinit duty_state the_duty{};
+
+void look_at_all() {
+    for (u32 i = 0; i < cells_committed(REGION_SOCK); ++i) look_at(i, nullptr);
+}
+
+void on_duty(int bell, int signals) {
+    duty_state& d = the_duty;
     if (!begin_duty(d)) return;
 
     timer_duty& duty = arena_timer_duty();
     duty.rung.store(0);
     full_fence();
-    for (u32 i = 0; i < cells_committed(REGION_SOCK); ++i) look_at(i, nullptr);
+    look_at_all();
     u64 next_sweep = 0, next_exec = 0, exec_since = 0, next_lost = 0;
     u32 sweeps =
         sweeps_after_death; // the last one on duty may have died in the middle of something
@@ -261,7 +282,12 @@ void on_duty(int bell) {
             full_fence();
             processes = true;
         }
+        if (duty.wakes.load() && duty.wakes.exchange(0)) {
+            waiters_wake_asked();
+            wait_queues_wake_asked();
+        }
         if (processes) {
+            if (descriptors_scarce()) break;
             // What the dead were in the middle of is judged by two sightings (sweep_unreferenced).
             bool died = true;
             for (int look = 0; died && look < 3; ++look) {
@@ -305,12 +331,18 @@ void on_duty(int bell) {
         if (heap.count && tick_up(heap.entries[0].deadline_us) < wake) continue;
 
         d.polls[0] = {bell, POLLIN, 0};
-        for (u32 i = 0; i < d.count; ++i) d.polls[i + 1] = {d.watches[i].fd, POLLIN, 0};
+        d.polls[1] = {signals, POLLIN, 0};
+        for (u32 i = 0; i < d.count; ++i) d.polls[i + 2] = {d.watches[i].fd, POLLIN, 0};
         now = monotonic_us();
         const timespec ts = to_timespec(wake > now ? wake - now : 0);
-        const u32 n = d.count + 1;
+        const u32 n = d.count + 2;
         const long got =
             raw_syscall(SYS_ppoll, ptr_arg(d.polls), n, wake == ~u64{0} ? 0 : ptr_arg(&ts), 0, 8);
+        if (got == -EINVAL) { // more descriptors than RLIMIT_NOFILE has become
+            while (d.count) drop_watch(d, d.count - 1);
+            processes = true;
+            continue;
+        }
         if (got <= 0) {
             processes = d.unwatched;
             continue;
@@ -323,13 +355,15 @@ void on_duty(int bell) {
             raw_syscall(SYS_read, bell, ptr_arg(bytes), sizeof bytes);
             processes = true;
         }
-        for (u32 i = n - 1; i >= 1; --i) {
+        if (d.polls[1].revents) kernel_half_signalled(signals);
+        for (u32 i = n - 1; i >= 2; --i) {
             if (d.polls[i].revents) {
                 processes = true;
-                drop_watch(d, i - 1);
+                drop_watch(d, i - 2);
             }
         }
     }
+    while (d.count) drop_watch(d, d.count - 1);
 }
 
 int open_fifo(const char* name, int flags) {
@@ -343,45 +377,91 @@ int have_fifo(const char* name, int flags) {
     return open_fifo(name, flags);
 }
 
-// True when the duty is this thread's, false when it was called back.
-bool wait_for_duty(int lock_fd) {
+long change_lock(int lock_fd, short type) {
+    struct flock lock {};
+    lock.l_type = type;
+    return raw_syscall(SYS_fcntl, lock_fd, F_SETLK, ptr_arg(&lock));
+}
+
+// When the duty is this thread's: what says so to the others. -1: it was called back, or cannot have it.
+int wait_for_duty(int lock_fd, int signals) {
     int alive = -1, call = -1;
     for (u64 pause_us = 0;;) {
         // Anew each time: what was called is over for this reader. Then look; who calls comes later.
         raw_syscall(SYS_close, call);
         call = have_fifo(call_name, O_RDONLY);
-        if (called_back.load()) return false;
+        if (called_back.load() || descriptors_scarce()) {
+            raw_syscall(SYS_close, call);
+            raw_syscall(SYS_close, alive);
+            return -1;
+        }
         // A writer before he has the lock: so there is no holder whose end would not be noticed, and
         // one before there is a reader, who else would not notice either.
         const int writer = have_fifo(alive_name, O_RDWR);
-        struct flock lock {};
-        lock.l_type = F_WRLCK;
-        if (raw_syscall(SYS_fcntl, lock_fd, F_SETLK, ptr_arg(&lock)) == 0) {
+        if (change_lock(lock_fd, F_WRLCK) == 0) {
             raw_syscall(SYS_close, alive);
             raw_syscall(SYS_close, call);
-            return true;
+            return writer;
         }
         raw_syscall(SYS_close, alive);
         alive = open_fifo(alive_name, O_RDONLY);
         raw_syscall(SYS_close, writer);
-        pollfd waits[2] = {{call, 0, 0}, {alive, 0, 0}};
+        pollfd waits[3] = {{call, 0, 0}, {signals, POLLIN, 0}, {alive, 0, 0}};
         // Should whoever is on duty have no descriptor for it, its end would seem to be seen all the time.
         const u64 began = monotonic_us();
         const timespec pause = to_timespec(pause_us), poor{1, 0};
-        raw_syscall(SYS_ppoll, ptr_arg(waits), 1, ptr_arg(&pause), 0, 8);
-        raw_syscall(SYS_ppoll, ptr_arg(waits), 2, alive < 0 || call < 0 ? ptr_arg(&poor) : 0, 0, 8);
+        raw_syscall(SYS_ppoll, ptr_arg(waits), 2, ptr_arg(&pause), 0, 8);
+        // Signals of the kernel's halves are no reason to ask for the duty again.
+        for (;;) {
+            if (waits[1].revents) kernel_half_signalled(signals);
+            if (waits[0].revents || waits[2].revents) break;
+            const long r = raw_syscall(SYS_ppoll, ptr_arg(waits), 3,
+                                       alive < 0 || call < 0 ? ptr_arg(&poor) : 0, 0, 8);
+            if (r <= 0) break;
+        }
         const u64 next = min_of<u64>(2 * pause_us + 1000, 1000000);
         pause_us = monotonic_us() - began < next ? next : 0;
     }
 }
 
+// With hardly any descriptors: the duty is this thread's only while nobody else wants it, for a moment at a
+// time, so that one who is left alone like this still sees others' ends and his own timers.
+void duty_in_passing(int lock_fd, int signals) {
+    constexpr timespec between{0, 250 * 1000000};
+    if (!begin_duty(the_duty)) return;
+    while (!called_back.load() && descriptors_scarce()) {
+        timespec ts = between;
+        pollfd told{signals, POLLIN, 0};
+        raw_syscall(SYS_ppoll, ptr_arg(&told), 1, ptr_arg(&ts), 0, 8);
+        if (told.revents) kernel_half_signalled(signals);
+        if (change_lock(lock_fd, F_WRLCK)) continue;
+        const u64 now = monotonic_us();
+        reap_dead_processes();
+        look_at_all();
+        run_timers(now);
+        sweep_minisocks(now);
+        sweep_unreferenced();
+        change_lock(lock_fd, F_UNLCK);
+    }
+}
+
 void thread_main() {
+    if (!filtered) seccomp_exempt_thread();
     if (arena_own_table()) return;
     raw_syscall(SYS_prctl, 15 /* PR_SET_NAME */, ptr_arg("sockshim"));
     const int lock_fd = arena_make("duty", O_RDWR | O_CLOEXEC);
     if (lock_fd < 0) return;
-    if (wait_for_duty(lock_fd)) {
-        on_duty(have_fifo(bell_name, O_RDWR));
+    const int signals = kernel_half_signals();
+    while (!called_back.load()) {
+        if (const int alive = wait_for_duty(lock_fd, signals); alive >= 0) {
+            const int bell = have_fifo(bell_name, O_RDWR);
+            on_duty(bell, signals);
+            raw_syscall(SYS_close, bell);
+            raw_syscall(SYS_close, alive);
+            change_lock(lock_fd, F_UNLCK);
+        } else {
+            duty_in_passing(lock_fd, signals);
+        }
     }
     // Before whoever called can go on: the thread's table may outlive its stack.
     raw_syscall(SYS_close, lock_fd);
@@ -397,13 +477,22 @@ void ring_bell() {
     u32 seen = duty.rung.load();
     if (seen && now - seen < believed_ms) return;
     if (!duty.rung.cas(seen, now)) return;
-    const int fd = open_fifo(bell_name, O_WRONLY);
+    const int kept = arena_has_own_table() ? -1 : internal_fd_number(kept_bell);
+    const int fd = kept >= 0 ? kept : open_fifo(bell_name, O_WRONLY);
     if (fd < 0) {
         duty.rung.store(0);
         return; // nobody on duty yet: the next one looks at everything
     }
     raw_syscall(SYS_write, fd, ptr_arg("!"), 1);
-    raw_syscall(SYS_close, fd);
+    if (fd != kept) raw_syscall(SYS_close, fd);
+}
+
+// What the thread does. One that would be killed for it, or could do nothing, is not made.
+bool thread_permitted() {
+    for (const long call : {SYS_clone, SYS_close_range, SYS_openat, SYS_fcntl, SYS_ppoll}) {
+        if (!seccomp_permits(call)) return false;
+    }
+    return true;
 }
 
 // Whether it is on duty or waits for it, now or in a moment: so both, and again.
@@ -424,15 +513,21 @@ void call_back() {
 } // namespace
 
 void timer_thread_start() {
-    if (!arena_directory()[0]) return;
+    if (!arena_directory()[0] || process_abroad()) return;
     u32 seen;
     do {
         while ((seen = timer_thread_state.load()) == TIMER_HELD) raw_syscall(SYS_sched_yield);
         if (seen == TIMER_RUNNING) return;
     } while (!timer_thread_state.cas(seen, TIMER_RUNNING));
+    if (!thread_permitted()) {
+        timer_thread_state.store(TIMER_IDLE);
+        return;
+    }
     if (background_join(0)) {
         called_back.store(0);
+        filtered = seccomp_active;
         if (background_thread(thread_main)) {
+            kernel_half_for_each(kernel_half_rewatch);
             timer_kick_processes();
             return;
         }
@@ -440,9 +535,15 @@ void timer_thread_start() {
     timer_thread_state.store(TIMER_WANTED);
 }
 
+void timer_thread_want() {
+    u32 idle = TIMER_IDLE;
+    if (timer_thread_state.load_relaxed() == idle) timer_thread_state.cas(idle, TIMER_WANTED);
+}
+
 void timer_thread_forked() {
     background_forked();
-    if (timer_thread_state.load() != TIMER_IDLE) timer_thread_state.store(TIMER_WANTED);
+    if (timer_thread_state.load() == TIMER_IDLE) return;
+    timer_thread_state.store(process_abroad() ? TIMER_IDLE : TIMER_WANTED);
 }
 
 u32 timer_thread_hold() {
@@ -468,6 +569,17 @@ void timer_kick(u64 deadline_us) {
 }
 
 void timer_kick_processes() { ring_bell(); }
+
+void timer_kick_wakes() {
+    arena_timer_duty().wakes.store(1);
+    ring_bell();
+}
+
+void timer_keep_bell() {
+    if (!arena_directory()[0] || internal_fd_number(kept_bell) >= 0) return;
+    const int fd = have_fifo(bell_name, O_RDWR);
+    if (fd >= 0) internal_fd_adopt(kept_bell, fd);
+}
 
 void sk_reset_timer(sock& sk, u64 deadline_us) {
     sk.sk_timer_us.store(deadline_us);

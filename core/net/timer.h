@@ -18,6 +18,9 @@ extern a32 timer_thread_state;
 
 // Called when a socket is first bound, connected or listening.
 void timer_thread_start();
+// A socket has come from another process or over exec: the next lookup of one starts the thread, for whoever
+// bound or connected it may be gone.
+void timer_thread_want();
 // In a forked child: threads do not survive fork. The next lookup of a socket starts it again.
 void timer_thread_forked();
 // Around a change of the process's credentials, which the thread would not take part in: it ends, and another
@@ -28,5 +31,9 @@ void timer_thread_release(u32 former, bool start);
 void timer_kick(u64 deadline_us);
 // The duty thread must look at the processes: one joined, one is about to exec.
 void timer_kick_processes();
+// Somebody is to be woken whom this process cannot wake: it has no descriptor for his bell, or is confined.
+void timer_kick_wakes();
+// This process is about to be able to open nothing: keeps what it needs to be heard by whoever is on duty.
+void timer_keep_bell();
 
 } // namespace sockshim

@@ -9,6 +9,7 @@
 #include "core/net/doorbell.h"
 #include "core/net/eventpoll.h"
 #include "core/net/socket.h"
+#include "core/net/timer.h"
 #include "core/sync/futex.h"
 
 namespace sockshim {
@@ -34,9 +35,13 @@ bool wake_sleepers(wait_queue& wq, u32 flag, a32& word, bool wake_all) {
     SOCKSHIM_CRASH_POINT();
     word.fetch_add(1);
     SOCKSHIM_CRASH_POINT();
-    const bool woken = futex_wake(word, everybody) > 0;
+    const int woken = futex_wake(word, everybody);
+    if (SOCKSHIM_UNLIKELY(woken < 0)) { // forbidden (seccomp.h)
+        wq.flags.fetch_or(WQ_ASKED);
+        timer_kick_wakes();
+    }
     wq.waking.store(0);
-    return woken;
+    return woken != 0;
 }
 
 wait_entry* entry_at(u32 reference) {
@@ -187,6 +192,22 @@ void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
 }
 
 // Flags that are set are believed, and so is the mark of one who died between clearing and waking.
+static void wake_asked(wait_queue& wq) {
+    if (!(wq.flags.load() & WQ_ASKED)) return;
+    wq.flags.fetch_and(~WQ_ASKED);
+    futex_wake(wq.rx_seq, everybody);
+    futex_wake(wq.tx_seq, everybody);
+}
+
+void wait_queues_wake_asked() {
+    for (u32 i = 0, n = cells_committed(REGION_EVENTPOLL); i < n; ++i) {
+        if (eventpoll* const ep = slab_get(slab_handle_at<eventpoll>(i))) wake_asked(ep->wq);
+    }
+    for (u32 i = 0, n = cells_committed(REGION_SOCK); i < n; ++i) {
+        if (sock* const sk = slab_get(slab_handle_at<sock>(i))) wake_asked(sk->sk_wq);
+    }
+}
+
 void wait_queue_process_died(wait_queue& wq, proc_id dead) {
     const bool mid_wake = wq.waking.load() == dead;
     if (!mid_wake && !(wq.flags.load() & (WQ_RX_SLEEP | WQ_TX_SLEEP))) return;

@@ -21,6 +21,7 @@ inline constexpr u32 WQ_RX_SLEEP = 1u << 0; // somebody sleeps on rx_seq
 inline constexpr u32 WQ_TX_SLEEP = 1u << 1; // somebody sleeps on tx_seq
 inline constexpr u32 WQ_LIST = 1u << 2;     // the list is not empty
 inline constexpr u32 WQ_ASYNC = 1u << 3;    // O_ASYNC: SIGIO to the owner
+inline constexpr u32 WQ_ASKED = 1u << 4;    // sleepers to be woken by whoever is on duty
 
 struct wait_queue {
     a32 flags;
@@ -72,6 +73,8 @@ void wait_link(wait_queue& wq, wait_entry& e);
 bool wait_unlink(wait_queue& wq, const wait_entry& e);
 // After `dead` died: wakes whoever may wait for a wake that died with it.
 void wait_queue_process_died(wait_queue& wq, proc_id dead);
+// On duty: wakes whom others were not permitted to wake.
+void wait_queues_wake_asked();
 // Takes the entry out of its source's list, wherever that is by now, and frees it. No lock held.
 void wait_entry_remove(handle<wait_entry> h);
 

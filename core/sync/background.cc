@@ -172,6 +172,8 @@ bool background_join(i64 timeout_us) {
     return true;
 }
 
+u32 background_tid() { return thread_tid.load(); }
+
 void background_forked() {
     thread_tid.store(0);
     free_memory();

@@ -15,6 +15,8 @@ namespace sockshim {
 bool background_thread(void (*main)());
 // Waits for its end, so long at most; then its memory is free, and another may be started. True: there is none.
 bool background_join(i64 timeout_us);
+// The thread there is, or 0.
+u32 background_tid();
 // In a forked child, where the thread is not.
 void background_forked();
 

@@ -7,13 +7,13 @@
 
 namespace sockshim {
 
-// Runs memcpy with [user, user + n) declared as the range in which a fault is the program's mistake.
+namespace {
+
+// Runs `access` with [user, user + n) declared as the range in which a fault is the program's mistake.
 // What was declared before is put back: a signal handler of the program's may interrupt a copy and copy.
 // Not inlined: the second return of __builtin_setjmp must find this frame and nothing else changed.
-// Null is one more bad address of the program's, whatever memcpy is declared to take
-// (-fno-delete-null-pointer-checks binds the compiler), so the sanitizer is told not to ask.
-__attribute__((noinline, no_sanitize("nonnull-attribute"))) static int
-guarded_copy(void* to, const void* from, std::size_t n, const void* user) {
+template <class Access>
+[[gnu::noinline]] int guarded(const void* user, std::size_t n, Access access) {
     void* jump[5];
     void* const outer_jump = this_thread.fault_jump;
     const void* const outer_lo = this_thread.fault_lo;
@@ -25,7 +25,7 @@ guarded_copy(void* to, const void* from, std::size_t n, const void* user) {
         asm volatile("" ::: "memory");
         this_thread.fault_jump = jump;
         asm volatile("" ::: "memory");
-        std::memcpy(to, from, n);
+        access();
         asm volatile("" ::: "memory");
         result = 0;
     }
@@ -34,6 +34,16 @@ guarded_copy(void* to, const void* from, std::size_t n, const void* user) {
     this_thread.fault_hi = outer_hi;
     return result;
 }
+
+// Null is one more bad address of the program's, whatever memcpy is declared to take
+// (-fno-delete-null-pointer-checks binds the compiler), so the sanitizer is told not to ask.
+int guarded_copy(void* to, const void* from, std::size_t n, const void* user) {
+    return guarded(
+        user,
+        n, [=]() __attribute__((no_sanitize("nonnull-attribute"))) { std::memcpy(to, from, n); });
+}
+
+} // namespace
 
 void uaccess_fault_resume() { __builtin_longjmp(static_cast<void**>(this_thread.fault_jump), 1); }
 
@@ -47,6 +57,15 @@ int copy_to_user(void* user, const void* from, std::size_t n) {
     if (n == 0) return 0;
     if (!access_ok(user, n)) return -EFAULT;
     return guarded_copy(user, from, n, user);
+}
+
+int fault_in_writable(void* at, std::size_t n) {
+    constexpr std::size_t page = 4096;
+    return guarded(at, n, [=] {
+        for (std::size_t i = 0; i < n; i += page) {
+            __atomic_fetch_or(static_cast<u8*>(at) + i, 0, __ATOMIC_RELAXED);
+        }
+    });
 }
 
 template <class Copy> static i64 iterate(std::size_t n, iov_iter& it, Copy copy) {

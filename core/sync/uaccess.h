@@ -21,6 +21,9 @@ template <class T> [[nodiscard]] int put_user(const T& from, void* user) {
     return copy_to_user(user, &from, sizeof(T));
 }
 
+// Touches each page, changing nothing: 0, or -EFAULT where there is no memory to be had.
+[[nodiscard]] int fault_in_writable(void* at, std::size_t n);
+
 // Could the program own these bytes at all (Linux: access_ok)? Also asked where none are copied.
 inline bool access_ok(const void* user, std::size_t n) {
 #if defined(__x86_64__)

@@ -13,6 +13,7 @@
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_hashtables.h"
 #include "core/net/handover.h"
+#include "core/net/kernel_half.h"
 #include "core/tcp/tcp_cong.h"
 #include "core/tcp/tcp_fusion.h"
 #include "core/trace/trace.h"
@@ -349,10 +350,12 @@ static void tcp_await_end(const sock& sk) {
 }
 
 // What the packet path's state says, the error apart.
-static u32 tcp_state_poll(const sock& sk) {
+static u32 tcp_state_poll(sock& sk) {
     const tcp_sock& tp = tcp_sk(sk);
     const u8 state = sk_state(sk);
-    if (state == TCP_LISTEN) return sk.sk_ack_backlog.load() ? POLLIN | POLLRDNORM : 0;
+    if (state == TCP_LISTEN) {
+        return sk.sk_ack_backlog.load() || kernel_half_ready(sk) ? POLLIN | POLLRDNORM : 0;
+    }
     const u8 shutdown = sk.sk_shutdown.load();
     u32 mask = 0;
     // POLLHUP says that neither direction works any more; half-closed sockets get POLLRDHUP.

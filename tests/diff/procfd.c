@@ -20,6 +20,17 @@ int main(void) {
     T(access(path, R_OK));
     snprintf(path, sizeof path, "/dev/fd/%d", s);
     T(open(path, O_RDONLY) < 0 ? -1 : 0);
+    T(openat(AT_FDCWD, path, O_RDWR)), T(openat64(AT_FDCWD, path, O_WRONLY)), T(creat(path, 0600)),
+        T(syscall(SYS_openat, AT_FDCWD, path, O_RDONLY, 0)),
+        T(syscall(SYS_openat, AT_FDCWD, path, O_WRONLY | O_TRUNC, 0));
+    V(fopen(path, "r") == 0), say("%s", en(errno));
+    FILE* null = fopen("/dev/null", "r");
+    V(freopen(path, "r", null) == 0), say("%s", en(errno));
+    int high = fcntl(s, F_DUPFD, 100), low = dup(0);
+    dup2(s, 0);
+    T(open("/dev/stdin", O_RDONLY)), T(open("/dev/fd/0", O_RDWR)),
+        T(open("/dev/stdin", O_PATH) < 0);
+    dup2(low, 0), close(low), close(high);
     section("the same socket by all ways");
     struct stat st2;
     char number[16], want[64];

@@ -80,6 +80,11 @@ def short(value):
     return text if len(text) < 1200 else "%s ... (%d characters)" % (text[:1200], len(text))
 
 
+def digits(number):
+    """Three of them."""
+    return "%s" % float("%.3g" % number) if number < 100 else format(int(float("%.3g" % number)), ",")
+
+
 def sha(data):
     return hashlib.sha256(data).hexdigest()
 
@@ -168,9 +173,15 @@ def free_port():
     raise Failure("no free port")
 
 
-def kernel_sockets(port):
-    """Lines of /proc/net that name the port on either side: what the kernel knows of it. A TCP connection
-    that the kernel carried stays there for a minute after its end (TIME_WAIT)."""
+def need_shim():
+    if NATIVE:
+        raise Skip("only with the shim")
+
+
+def kernel_sockets(port, halves=False):
+    """Lines of /proc/net that name the port on either side: what the kernel carried of it. A TCP connection
+    that the kernel carried stays there for a minute after its end (TIME_WAIT). What only waits there for programs
+    without the shim (the kernel's half of a listener or of a datagram socket) counts with `halves` alone."""
     found = []
     for table in ("tcp", "tcp6", "udp", "udp6"):
         try:
@@ -180,7 +191,11 @@ def kernel_sockets(port):
             continue
         for line in lines:
             fields = line.split()
-            if any(a.rsplit(":", 1)[1] == "%04X" % port for a in fields[1:3]):
+            if not any(a.rsplit(":", 1)[1] == "%04X" % port for a in fields[1:3]):
+                continue
+            bound = fields[1].endswith(":%04X" % port)
+            waits = bound and (fields[3] == "0A" or table.startswith("udp"))
+            if halves or not waits:
                 found.append(table + " " + " ".join(fields[1:4]))
     return found
 
@@ -319,7 +334,9 @@ class World:
         if TRACE:
             self.env = {"SOCKSHIM_TRACE": os.path.join(TRACE, name + ".%n.%p"), "SOCKSHIM_TRACE_RING": "0"}
         self.programs = []
+        self.figures = {}  # the kernel's, until ours stand beside them
         self.keep = False  # closed by whoever set it
+        self.at_close = lambda: None  # ends what the case started beside the programs
         self.work = tempfile.mkdtemp(prefix="sockshim-test-")
         # tmpfs, where the carriers' locks and the arena's pages cost what they cost in use
         self.net = tempfile.mkdtemp(prefix="sockshim-test-", dir="/dev/shm")
@@ -336,7 +353,7 @@ class World:
         """A free port that the kernel has nothing of: earlier native runs leave connections in TIME_WAIT."""
         while True:
             port = free_port()
-            if not kernel_sockets(port):
+            if not kernel_sockets(port, halves=True):
                 return port
 
     def start(self, *argv, shim=True, env=None, stdin=None, name=None, cwd=None, pass_fds=()):
@@ -348,21 +365,30 @@ class World:
         """Starts a program and waits until it has ended well."""
         return self.start(*argv, **how).ok(seconds)
 
-    def guest(self, function, *args, module=None, **how):
-        """Runs a @guest function in a process of its own."""
+    def guest(self, function, *args, module=None, prefix=(), **how):
+        """Runs a @guest function in a process of its own. prefix: a program that starts it, as setpriv."""
         source = module or sys.modules[function.__module__].__file__
         how.setdefault("name", function.__name__)
-        return self.start(PYTHON, "-B", os.path.abspath(source), "--guest", function.__name__, *args, **how)
+        return self.start(*prefix, PYTHON, "-B", os.path.abspath(source), "--guest", function.__name__, *args, **how)
 
     def ours(self, port, shim=True):
         """The kernel never saw this port; or, run natively, it did (so that looking there means something)."""
-        known = kernel_sockets(port)
         if shim and not NATIVE:
+            known = kernel_sockets(port)
             if known:
                 raise Failure("port %d went through the kernel: %s" % (port, known))
             say("the kernel never saw port %d: the bytes went through the shim" % port)
-        elif not known:
+        elif not kernel_sockets(port, halves=True):
             raise Failure("the kernel does not show port %d, so this test proves nothing" % port)
+
+    def figure(self, what, unit, value, shim):
+        """What the program measured, natively first. It is told and never judged; gen_programs_doc collects the lines."""
+        if not shim:
+            self.figures[what] = value
+        else:
+            native = self.figures.pop(what)
+            say("figure: %s: %s %s with the kernel, %s ours (%.2fx)"
+                % (what, digits(native), unit, digits(value), value / native))
 
     def settle(self, retry, what, seconds=None):
         """Repeats a client that is refused until its server listens. `retry` starts it."""
@@ -416,6 +442,7 @@ class World:
                 raise Failure("%s crashed (%d)" % (p.name, p.process.returncode))
 
     def close(self):
+        self.at_close()
         for p in self.programs:
             p.end()
         shutil.rmtree(self.work, ignore_errors=True)

@@ -6,11 +6,6 @@ from harness import *
 LDCONFIG = os.path.realpath("/sbin/ldconfig")  # Debian links it statically
 
 
-def need_shim():
-    if NATIVE:
-        raise Skip("only with the shim")
-
-
 def need_static():
     if not os.access(LDCONFIG, os.X_OK):
         raise Skip("no " + LDCONFIG)

@@ -2,10 +2,9 @@
 import os, random, shutil, socket, struct, threading, time
 
 from harness import *
-from servers import LINES, www
+from servers import BIG, LINES, Haproxy, certificate, web_client, www
 
 MANY = 2000
-BIG = 100 << 20
 
 
 def tree_sha(top):
@@ -103,77 +102,19 @@ def memcached(w, shim):
 
 # --- haproxy ----------------------------------------------------------------------------------------------
 
-HAPROXY = """
-global
-    nbthread 2
-    stats socket %(socket)s mode 600 level admin expose-fd listeners
-defaults
-    mode http
-    timeout connect 20s
-    timeout client 30s
-    timeout server 30s
-frontend in
-    bind %(address)s:%(port)d
-    http-request set-header X-Generation %(generation)s
-    http-response set-header X-Generation %(generation)s
-    default_backend servers
-backend servers
-    balance roundrobin
-    server one %(address)s:%(one)d check inter 200ms
-    server two %(address)s:%(two)d check inter 200ms
-"""
-
-
-@guest
-def haproxy_client(port, stop):
-    """Asks again and again until the file is there; each answer has to be right."""
-    import http.client
-    count, seen = 0, set()
-    while not os.path.exists(stop) or count < 20:
-        for name in ("who", "larger"):
-            c = http.client.HTTPConnection(LOOPBACK, int(port), timeout=PATIENCE)
-            c.request("GET", "/" + name, headers={"Connection": "close"})
-            r = c.getresponse()
-            data = r.read()
-            assert r.status == 200, r.status
-            seen.add("%s %s" % (name, sha(data)))
-            c.close()
-        count += 1
-    print("\n".join(sorted(seen)))
-
-
 @case
 @both_worlds
 def haproxy(w, shim):
     """haproxy: before two web servers, health checks, reloaded twice (-sf, listeners passed by -x) without a lost request"""
-    program = need("haproxy")
     port, one, two = w.port(), w.port(), w.port()
     for p, text in ((one, "one\n"), (two, "two\n")):
         www(w, p, text, shim)
-    control = w.path("haproxy-%d.sock" % port)
-
-    def generation(n, *args):
-        config = w.file("haproxy-%d.cfg" % port, (HAPROXY % dict(
-            socket=control, address=LOOPBACK, port=port, one=one, two=two, generation=n)).encode())
-        p = w.start(program, "-db", "-f", config, *args, shim=shim, name="haproxy-%d" % n)
-
-        def answers():
-            try:
-                with socket.socket(socket.AF_UNIX) as s:
-                    s.connect(control)
-                    s.sendall(b"show info\n")
-                    return b"Pid: %d\n" % p.pid in s.makefile("rb").read()
-            except OSError:
-                return False
-        wait_until("generation %d answers on its control socket" % n, answers)
-        return p
-    running = generation(1)
+    proxy = Haproxy(w, port, one, two, shim)
     stop = w.path("stop-%d" % port)
-    clients = [w.guest(haproxy_client, port, stop, shim=shim) for _ in range(2)]
-    for n in (2, 3):
+    clients = [w.guest(web_client, port, stop, "who", "larger", module=__file__, shim=shim) for _ in range(2)]
+    for _ in range(2):
         time.sleep(0.3)
-        before, running = running, generation(n, "-x", control, "-sf", str(running.pid))
-        same("generation %d ended" % (n - 1), 0, before.wait())
+        proxy.reload()
     open(stop, "w").close()
     seen = [c.ok().text() for c in clients]
     for p in (port, one, two):
@@ -310,16 +251,14 @@ def tcpserver(w, shim):
 @both_worlds
 def stunnel(w, shim):
     """stunnel: a client's and a server's end before a web server, TLS between them, 8 transfers at once with curl"""
-    program, openssl, curl = need("stunnel", "openssl", "curl")
+    program, curl = need("stunnel", "curl")
     web, secure, plain = w.port(), w.port(), w.port()
     www(w, web, "behind stunnel\n", shim)
-    key = w.path("key-%d.pem" % web)
-    w.run(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-          "-subj", "/CN=localhost", "-keyout", key, "-out", key + ".crt", shim=False)
-    for name, lines in (("server", ["cert = " + key + ".crt", "key = " + key, "[s]", "accept = %s:%d" % (LOOPBACK, secure),
+    crt, key = certificate(w)
+    for name, lines in (("server", ["cert = " + crt, "key = " + key, "[s]", "accept = %s:%d" % (LOOPBACK, secure),
                                     "connect = %s:%d" % (LOOPBACK, web)]),
                         ("client", ["client = yes", "[c]", "accept = %s:%d" % (LOOPBACK, plain), "verifyPeer = yes",
-                                    "CAfile = " + key + ".crt", "connect = %s:%d" % (LOOPBACK, secure)])):
+                                    "CAfile = " + crt, "connect = %s:%d" % (LOOPBACK, secure)])):
         config = w.file("stunnel-%s-%d" % (name, web), "\n".join(["foreground = yes", "pid ="] + lines + [""]).encode())
         w.start(program, config, shim=shim, name="stunnel-" + name).until("Configuration successful")
     got = [w.start(curl, "-sS", "--max-time", PATIENCE, "http://%s:%d/larger" % (LOOPBACK, plain), shim=shim)

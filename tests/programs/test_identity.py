@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Programs that begin as root and go on as somebody else, in a chroot or not: they keep their sockets, make new ones, and
 no thread of theirs stays root."""
-import subprocess, ctypes, os, select, signal, socket, struct, threading, time
+import ctypes, os, select, shutil, signal, socket, struct, subprocess, threading, time
 import encodings.idna  # Python looks for it at the first name, which in a chroot is too late
 
-from harness import (LOOPBACK, NATIVE, PYTHON, Failure, Skip, both_worlds, case, check, guest, main, need, same, say,
+from harness import (HERE, LOOPBACK, NATIVE, PYTHON, Failure, Skip, both_worlds, case, check, guest, main, need, same, say,
                      wait_until)
 
 NOBODY = 65534
@@ -171,12 +171,170 @@ def jailed_by_nobody(w):
     both_worlds(dropped_scenario(True, True))(w)
 
 
+# --- who becomes another program, too ---------------------------------------------------------------------------------
+
+@guest
+def ancestor(port, script, size, environment, images, jail):
+    """Root listens; the child that is nobody becomes another program, which serves."""
+    listener = socket.create_server((LOOPBACK, int(port)))
+    listener.set_inheritable(True)
+    if os.fork():
+        listener.close()
+        _, status = os.wait()
+        print("the child ended with", status, flush=True)
+        return
+    become_nobody(jail)
+    become_heir(listener, script, size, environment, images)
+
+
+def become_heir(listener, script, size, environment, images):
+    kept = {"bare": (), "preload": ("LD_PRELOAD",), "full": os.environ}[environment]
+    os.execve(PYTHON, [PYTHON, "-B", script, "--guest", "heir", str(listener.fileno()), script, size, environment, images],
+              {k: v for k, v in os.environ.items() if k in kept})
+
+
+@guest
+def heir(fd, script, size, environment, images):
+    listener = socket.socket(fileno=int(fd))
+    if int(images) > 1:
+        become_heir(listener, script, size, environment, str(int(images) - 1))
+    size = int(size)
+    print("user", os.getuid(), listener.getsockname()[0], flush=True)
+    serve(listener, size)
+    other = os.eventfd(0)
+    print("select", select.select([listener, other], [], [], 40)[0] == [listener], flush=True)
+    serve(listener, size)
+    own = socket.create_server((LOOPBACK, 0))
+    child = os.fork()
+    if not child:
+        serve(own, size)
+        os._exit(0)
+    print("own sockets", ask(own.getsockname()[1], MEGABYTE[:size]), os.waitpid(child, 0)[1], flush=True)
+    a = subprocess.Popen([PYTHON, "-B", script, "--guest", "takes_over", str(listener.fileno()), str(size)],
+                         pass_fds=[listener.fileno()], stdout=subprocess.PIPE)
+    listener.close()
+    print(a.communicate()[0], a.wait(), flush=True)
+    os._exit(0)
+
+
+@guest
+def takes_over(fd, size):
+    serve(socket.socket(fileno=int(fd)), int(size))
+    print("taken over")
+
+
+def readable_copy(w):
+    """The library and this script where everybody may read them."""
+    os.chmod(w.work, 0o711)
+    scripts = w.path("scripts")
+    if not os.path.exists(scripts):
+        os.mkdir(scripts, 0o755)
+        for f in (os.path.abspath(__file__), os.path.join(HERE, "harness.py")):
+            shutil.copy(f, scripts)
+        w.lib = shutil.copy(w.lib, w.path("libsockshim.so"))
+        os.chmod(w.lib, 0o755)
+    return os.path.join(scripts, os.path.basename(__file__))
+
+
+def furnished_jail(w):
+    """How to start a program with a root directory to go to that has programs, and no /proc, /dev and /tmp."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        raise Skip("no mount namespaces here")
+    return ["unshare", "--mount", "sh", "-c", """set -e
+        jail=$1; work=$2; shift 2
+        mkdir -p "$jail$work"; chmod 755 "$jail"
+        for d in /usr /bin /lib /lib64 /etc "$work"; do
+            [ -d $d ] || continue
+            mkdir -p "$jail$d"; mount --bind $d "$jail$d"
+        done
+        exec "$@" """, "sh", w.path("furnished"), w.work]
+
+
+@case
+def executes(w):
+    """nobody becomes another program, once and twice, with an environment and without, in a chroot and not: the listener
+    serves root's clients"""
+    def scenario(w, shim):
+        need_root()
+        script, said = readable_copy(w), []
+        for environment, images, jailed in (("full", 1, 0), ("bare", 2, 0), ("preload", 1, 0), ("full", 2, 1)):
+            port, size = w.port(), len(MEGABYTE)
+            how = furnished_jail(w) if jailed else []
+            s = w.start(*how, PYTHON, "-B", script, "--guest", "ancestor", port, script, size, environment, images,
+                        w.path("furnished") if jailed else "-", shim=shim, name="ancestor")
+            s.until("user")
+            c = w.guest(clients, port, size, 3, shim=shim)
+            c.ok()
+            s.ok()
+            w.ours(port, shim)
+            said += [s.text(), c.text()]
+        return said
+    both_worlds(scenario)(w)
+
+
+# --- who gives up privileges before there is a socket -----------------------------------------------------------------
+
+@guest
+def late_server(port, how, size):
+    if how == "syscall":
+        libc.syscall(SYS["setgid"], NOBODY)
+        libc.syscall(SYS["setuid"], NOBODY)
+    elif how == "effective":
+        os.setegid(NOBODY)
+        os.seteuid(NOBODY)
+    else:
+        become_nobody()
+    listener = socket.create_server((LOOPBACK, int(port)))
+    print("user", os.geteuid(), flush=True)
+    for _ in range(8):
+        serve(listener, int(size))
+    time.sleep(600)
+
+
+@case
+def before_the_first_socket(w):
+    """nobody since before the first socket: root's clients find it, and nobody's whose parent is root's"""
+    def scenario(w, shim):
+        need_root()
+        said = []
+        for how in ("libc", "syscall", "effective") if SYS else ("libc", "effective"):
+            port, size = w.port(), len(MEGABYTE)
+            s = w.guest(late_server, port, how, size, shim=shim)
+            s.until("user")
+            said.append(w.guest(clients, port, size, 4, shim=shim).ok().text())
+            said.append(w.guest(nobody_client, port, size, 4, "-", shim=shim).ok().text())
+            w.ours(port, shim)
+            said.append(s.text())
+        return said
+    both_worlds(scenario)(w)
+
+
+@case
+def memcached(w):
+    """memcached -u nobody"""
+    def scenario(w, shim):
+        need_root()
+        port = w.port()
+        server = w.start(need("memcached"), "-u", "nobody", "-l", LOOPBACK, "-p", port, shim=shim)
+        answer = w.settle(lambda: w.start(need("curl"), "-sS", "telnet://%s:%d" % (LOOPBACK, port),
+                                          stdin=b"set a 0 0 5\r\nhello\r\nget a\r\nquit\r\n", shim=shim), "it answers")
+        with open("/proc/%d/status" % server.pid) as f:
+            users = [line.split()[1:] for line in f if line.startswith("Uid")]
+        w.ours(port, shim)
+        return answer.text(), users
+    both_worlds(scenario)(w)
+
+
 # --- threads -----------------------------------------------------------------------------------------------------------
 
 def credentials():
     """What the threads of this process may do, and how many different answers there are."""
     def of(task):
-        with open("/proc/self/task/%s/status" % task) as f:
+        try:
+            f = open("/proc/self/task/%s/status" % task)
+        except FileNotFoundError:
+            return ("gone",)
+        with f:
             return tuple(" ".join(l.split()) for l in f if l.split(":")[0] in ("Uid", "Gid", "Groups", "CapEff", "CapPrm"))
     # A thread that was called back may still be on its way out.
     deadline = time.monotonic() + 10
@@ -443,12 +601,14 @@ def files(w):
     p = w.guest(admits, w.port(), NOBODY, 1234, NOBODY, 0)
     p.until("admitted")
     same("modes, two users admitted", ["0o700", "0o770", "0o660"], modes(directory))
-    for name in [directory] + [os.path.join(directory, f) for f in os.listdir(directory) if f not in ("arena", "lock")]:
+    for name in [directory] + [os.path.join(directory, f) for f in os.listdir(directory)]:
         # A file made between the two admissions has got the second name by the second walk.
         same("who may use " + os.path.basename(name), [0, 1234, NOBODY], names_of(name))
-    same("mode of the arena", "0o600", oct(os.lstat(os.path.join(directory, "arena")).st_mode & 0o7777))
+    own = lambda: [oct(os.lstat(os.path.join(directory, f)).st_mode & 0o7777) for f in ("arena", "lock")]
+    same("modes of the arena and its lock", ["0o660", "0o660"], own())
     p.end()
     w.guest(admits, w.port()).until("admitted")
+    same("and of the next network's", ["0o600", "0o600"], own())
     same("modes of the next network", ["0o700", "0o700", "0o600"], modes(directory))
 
 
@@ -485,6 +645,7 @@ def exec_as_nobody(port):
     client = socket.create_connection(listener.getsockname())
     s, _ = listener.accept()
     become_nobody()
+    client.sendall(b"what the client said\n")
     client.close()
     os.dup2(s.fileno(), 0)
     os.execv("/bin/cat", ["cat"])
@@ -492,14 +653,13 @@ def exec_as_nobody(port):
 
 @case
 def exec_as_another(w):
-    """a program that nobody starts on a socket of root's network cannot join it: it ends, and says why"""
-    need_root()
-    if NATIVE:
-        raise Skip("a limit of the shim's")
-    p = w.guest(exec_as_nobody, w.port())
-    p.may_say = True
-    say("cat ended with %d: %r %r" % (p.wait(), p.text(), p.err()))
-    check(p.process.returncode in (0, 1), "neither hung nor crashed")
+    """cat, started by nobody, on a socket of root's network"""
+    def scenario(w, shim):
+        need_root()
+        readable_copy(w)
+        p = w.guest(exec_as_nobody, w.port(), shim=shim).ok()
+        return p.text()
+    both_worlds(scenario)(w)
 
 
 @guest

@@ -70,11 +70,6 @@ def one(text):
     return found[0]
 
 
-def need_shim():
-    if NATIVE:
-        raise Skip("only with the shim")
-
-
 # --- what it says ----------------------------------------------------------------------------------------------
 
 @guest
