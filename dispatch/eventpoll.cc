@@ -360,8 +360,9 @@ void disarm_nested(const epoll_ref& ref, const nested_reported& nested) {
 }
 
 // Linux: ep_try_send_events, for both halves. Neither starves the other: while ours are busy the kernel's
-// is asked by time, and then has half of the room, or takes turns where there is room for one.
-int send_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max) {
+// is asked by time, and then has half of the room, or takes turns where there is room for one. `asks_later`:
+// who is going to wait asks the kernel by that, at the latest when he sleeps.
+int send_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max, bool asks_later) {
     nested_reported nested;
     if (!ep.kernel_items.load_relaxed()) return ep_send_events(ep, user, max, nested);
     if (ep_events_available(ep) && cycle_ticks() - ep.kernel_asked.load() < kernel_period_ticks) {
@@ -384,6 +385,7 @@ int send_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max)
         if (nested.count) disarm_nested(ref, nested);
     }
     if (n < 0 || n == max || kernels_turn) return n;
+    if (n == 0 && asks_later && ep.kernel_asked.load()) return 0;
     const long k = ask_kernel(ep, ref, user + n, max - n, nested);
     if (k < 0) return n ? n : static_cast<int>(k);
     return n + static_cast<int>(k);
@@ -415,6 +417,7 @@ public:
         if (ep_.kernel_items.load()) recount_kernel_items(ep_, epoll_kernel_fd(ref_));
         return ep_.kernel_items.load() || mask_ ? in_kernel() : on_futex();
     }
+    u32 woken_us() const { return (waiter_ ? waiter_->rung_us : ep_.wq.woken_us).load_relaxed(); }
 
 private:
     bool something_new() const { return ep_events_available(ep_) || slab_get(ref_.set) != &ep_; }
@@ -446,7 +449,7 @@ private:
         if (!something_new()) result = signals_.any() ? -EINTR : ppoll(p);
         if (rings) {
             waiter_->state.store(WAITER_AWAKE);
-            if (p[1].revents) waiter_.silence();
+            if (p[1].revents) waiter_ref::silence(p[1].fd);
         }
         return result;
     }
@@ -466,6 +469,7 @@ private:
         if (r < 0) return r == -EINTR ? -EINTR : 0;
         // Closed, and nothing keeps the kernel's half.
         if (p[0].revents & POLLNVAL) kernel_gone_ = epoll_kernel_fd(ref_) == p[0].fd;
+        ep_.kernel_asked.store(p[0].revents ? 0 : cycle_ticks());
         return r == 0 && !nap ? -EAGAIN : 0;
     }
 
@@ -497,12 +501,13 @@ long wait_for_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int
             break;
         }
         int end = 0;
+        bool ask = false;
         // With nothing of ours in it there is nothing to be quick for: the kernel wakes us.
         if (!ep.items.load_relaxed() || !patience.pause()) {
             if (told) ep.looking.store(0);
             end = sleeper.sleep();
         } else if (!ep_events_available(ep) && !signals.any()) {
-            const bool ask = ep.kernel_items.load_relaxed() && ++steps % kernel_every_steps == 0;
+            ask = ep.kernel_items.load_relaxed() && ++steps % kernel_every_steps == 0;
             if (!ask) continue;
         }
         // A handler that ran goes before an event: it may have made the event itself, and in Linux would
@@ -512,11 +517,11 @@ long wait_for_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int
             eventpoll_pass_on(ep);
             break;
         }
-        n = send_events(ep, ref, user, max);
+        n = send_events(ep, ref, user, max, !ask && !end);
         if (n || end) break; // at the deadline, 0
     }
     if (told) ep.looking.store(0);
-    patience.finish(n > 0);
+    patience.finish(n > 0, sleeper.woken_us());
     return n;
 }
 
@@ -535,8 +540,9 @@ long epoll_wait_on(const epoll_ref& ref, epoll_event* user, int max, const times
     if (max <= 0 || max > max_events) return -EINVAL;
     if (!may_be_user(user, static_cast<u64>(max) * sizeof(epoll_event))) return -EFAULT;
     wait_call_begins();
-    const int n = send_events(*ep, ref, user, max);
-    if (n || (timeout && ts.tv_sec == 0 && ts.tv_nsec == 0)) return n;
+    const bool now = timeout && ts.tv_sec == 0 && ts.tv_nsec == 0;
+    const int n = send_events(*ep, ref, user, max, !now);
+    if (n || now) return n;
     return wait_for_events(*ep, ref, user, max, deadline_after(timeout ? &ts : nullptr),
                            umask ? &mask : nullptr);
 }

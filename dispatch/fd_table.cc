@@ -2,6 +2,7 @@
 #include "dispatch/fd_table.h"
 
 #include <cerrno>
+#include <csignal>
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <sys/epoll.h>
@@ -24,6 +25,7 @@
 namespace sockshim {
 
 constinit a32 fd_table[fd_table_size]{};
+constinit thread_local held_refs held{};
 
 namespace {
 
@@ -46,11 +48,37 @@ constinit a32 highest_fd{0};
 
 constexpr u32 make_entry(fd_kind kind, u32 index) { return index << 3 | kind; }
 
-// Takes a reference unless there is none left to join.
-bool get_file(file& f) {
+// A handler that comes between a reference and its record might not come back.
+class critical_scope {
+public:
+    critical_scope() { critical_enter(); }
+    ~critical_scope() { critical_leave(); }
+    critical_scope(const critical_scope&) = delete;
+    critical_scope& operator=(const critical_scope&) = delete;
+};
+
+void note_held(u32 entry, const void* frame) {
+    if (held.count < held_refs::most) held.at[held.count++] = {frame, entry};
+}
+
+void forget_held(u32 entry) {
+    for (u32 i = held.count; i-- > 0;) {
+        if (held.at[i].entry != entry) continue;
+        for (; i + 1 < held.count; ++i) held.at[i] = held.at[i + 1];
+        --held.count;
+        return;
+    }
+}
+
+// Takes a reference, for a call whose frame `frame` lies in, unless there is none left to join.
+bool get_file(file& f, u32 entry, const void* frame) {
+    const critical_scope together;
     u32 n = f.refs.load();
     while (n) {
-        if (f.refs.cas(n, n + 1)) return true;
+        if (f.refs.cas(n, n + 1)) {
+            note_held(entry, frame);
+            return true;
+        }
     }
     return false;
 }
@@ -300,13 +328,16 @@ void fd_forget(int fd) {
 }
 
 long fd_close(int fd) {
-    critical_enter(); // a handler might not come back
-    const u32 old = fd_table[fd].exchange(FD_CLOSED);
-    keep_kernel_half(fd, old);
-    const long r = raw_syscall(SYS_close, fd);
-    u32 closed = FD_CLOSED; // unless somebody has it again
-    fd_table[fd].cas(closed, FD_UNKNOWN);
-    critical_leave();
+    u32 old;
+    long r;
+    {
+        const critical_scope together;
+        old = fd_table[fd].exchange(FD_CLOSED);
+        keep_kernel_half(fd, old);
+        r = raw_syscall(SYS_close, fd);
+        u32 closed = FD_CLOSED; // unless somebody has it again
+        fd_table[fd].cas(closed, FD_UNKNOWN);
+    }
     drop_entry(old);
     return r;
 }
@@ -328,36 +359,57 @@ int sockfd_lookup_light(int fd, socket_ref& ref) {
         ref = {slab_at<socket>(index), index, false};
         if (SOCKSHIM_UNLIKELY(!ref.sock)) return -EBADF;
         if (__libc_single_threaded) return 0;
-        if (!get_file(socket_files[index])) continue;
+        if (!get_file(socket_files[index], entry, &ref)) continue;
+        ref.fput_needed = true;
         // The number may have been closed and made to name another socket meanwhile.
-        if (fd_table[fd].load() == entry) {
-            ref.fput_needed = true;
-            return 0;
-        }
-        put_socket(index);
+        if (fd_table[fd].load() == entry) return 0;
+        fput_light(ref);
     }
 }
 
 void fput_light(const socket_ref& ref) {
-    if (ref.fput_needed) put_socket(ref.index);
+    if (!ref.fput_needed) return;
+    const critical_scope together;
+    forget_held(make_entry(FD_SOCKET, ref.index));
+    put_socket(ref.index);
 }
 
-epoll_ref epoll_lookup_light(int fd) {
+// On its alternate stack a handler cannot compare; frames of a call that it interrupts are less deep than its own
+// otherwise.
+void held_put(const void* frame) {
+    stack_t stack{};
+    if (frame) raw_syscall(SYS_sigaltstack, 0, ptr_arg(&stack));
+    if (frame && (stack.ss_flags & SS_ONSTACK)) return;
+    const critical_scope together;
+    for (u32 i = held.count; i-- > 0;) {
+        if (frame && held.at[i].frame >= frame) continue;
+        const u32 entry = held.at[i].entry;
+        if (fd_entry_kind(entry) == FD_EPOLL)
+            epoll_put_light({{}, entry, -1, true});
+        else
+            fput_light({nullptr, fd_entry_index(entry), true});
+    }
+}
+
+[[gnu::noinline]] epoll_ref epoll_lookup_light(int fd) {
     for (;;) {
         const u32 entry = fd_table[fd].load();
         const u32 index = fd_entry_index(entry);
         if (fd_entry_kind(entry) != FD_EPOLL) return {};
         epoll_ref ref{slab_handle_at<eventpoll>(index), entry, fd, false};
         if (__libc_single_threaded) return ref;
-        if (!get_file(epoll_files[index])) continue;
+        if (!get_file(epoll_files[index], entry, __builtin_frame_address(0))) continue;
         ref.fput_needed = true;
         if (fd_table[fd].load() == entry) return ref;
-        put_epoll(index);
+        epoll_put_light(ref);
     }
 }
 
 void epoll_put_light(const epoll_ref& ref) {
-    if (ref.fput_needed) put_epoll(fd_entry_index(ref.entry));
+    if (!ref.fput_needed) return;
+    const critical_scope together;
+    forget_held(ref.entry);
+    put_epoll(fd_entry_index(ref.entry));
 }
 
 int epoll_kernel_fd(const epoll_ref& ref) {
@@ -402,6 +454,12 @@ void fd_table_forked() {
             if (socket* sock = slab_at<socket>(index)) socket_hold(*sock);
         },
         nullptr);
+    // But for those that a handler which forked has interrupted: they go on.
+    for (u32 i = 0; i < held.count; ++i) {
+        const u32 entry = held.at[i].entry;
+        if (fd_entry_kind(entry) == FD_SOCKET)
+            socket_files[fd_entry_index(entry)].refs.fetch_add(1);
+    }
     for (u32 index = 0, n = cells_committed(REGION_EVENTPOLL); index < n; ++index) {
         epoll_file& f = epoll_files[index];
         if (f.refs.load_relaxed() == f.fds.load_relaxed()) continue;

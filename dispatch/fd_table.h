@@ -76,6 +76,23 @@ int sockfd_lookup_light(int fd,
                         socket_ref& ref); // 0, SYS_NOT_OURS, or -EBADF (an internal one too)
 void fput_light(const socket_ref& ref);
 
+// What the calls under way on this thread hold so. A handler may jump out of them, and asynchronous cancellation
+// end them: then the thread's next call puts what they held, or the cancellation does.
+struct held_refs {
+    static constexpr u32 most = 8; // what is beyond that may be lost
+    u32 count;
+    struct {
+        const void* frame; // lies in the frame that holds it
+        u32 entry;
+    } at[most];
+};
+extern constinit thread_local held_refs held;
+// Puts what frames deeper than the caller's held; null: everything.
+void held_put(const void* frame);
+inline void held_check() {
+    if (SOCKSHIM_UNLIKELY(held.count != 0)) held_put(__builtin_frame_address(0));
+}
+
 // The same for an epoll set. Null set: `fd` is none of ours. A wait goes on when the number is closed or
 // reused under it: the set is kept, and the kernel's half by a descriptor of the library's own.
 struct epoll_ref {

@@ -103,7 +103,7 @@ int poll_wait::sleep(i64 deadline_us, const sigset_t* mask, const signal_sample&
             kernels = signals.any()
                           ? -EINTR
                           : kernel_.ask(kernel_, time_left(until, room), mask, bell, rang);
-            if (rang && bell >= 0) waiter_.silence();
+            if (rang && bell >= 0) waiter_ref::silence(bell);
             if (kernels == 0 && !rang) result = -EAGAIN;
         }
         if (waiter_) waiter_->state.store(WAITER_AWAKE);
@@ -149,7 +149,7 @@ long poll_wait::wait(bool now, i64 deadline_us, const sigset_t* mask) {
         result = ready + kernels;
         if (result || end) break; // at the deadline, 0
     }
-    patience.finish(result > 0);
+    patience.finish(result > 0, waiter_ ? waiter_->rung_us.load_relaxed() : 0);
     return result;
 }
 

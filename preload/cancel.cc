@@ -3,6 +3,7 @@
 #include <csignal>
 #include <initializer_list>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include "core/base/raw_syscall.h"
 #include "core/sync/critical.h"
@@ -34,6 +35,14 @@ void on_cancel_signal(int sig, siginfo_t* info, void* context) {
     } else if (this_thread.critical > 0) {
         defer_signal(sig, info, context); // asynchronous cancellation would leave locks behind
     } else {
+        // Acts here and now if asynchronous: what the calls that it ends hold is not theirs any more.
+        int type = PTHREAD_CANCEL_DEFERRED, state = PTHREAD_CANCEL_DISABLE;
+        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+        pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &type);
+        const bool acts = state == PTHREAD_CANCEL_ENABLE && type == PTHREAD_CANCEL_ASYNCHRONOUS;
+        if (acts && held.count) held_put(nullptr);
+        pthread_setcanceltype(type, nullptr);
+        pthread_setcancelstate(state, nullptr);
         handler_of_libc(sig, info, context);
     }
 }
@@ -42,7 +51,6 @@ long kernel_sigaction(const kernel_action* act, kernel_action* old) {
     return raw_syscall(SYS_rt_sigaction, signal_of_libc, ptr_arg(act), ptr_arg(old), sizeof(u64));
 }
 
-// Libc installs its handler at the first pthread_cancel.
 void stand_before_libc() {
     kernel_action now{};
     if (kernel_sigaction(nullptr, &now) != 0 || now.handler == on_cancel_signal) return;
@@ -50,6 +58,21 @@ void stand_before_libc() {
     handler_of_libc = now.handler;
     now.handler = on_cancel_signal;
     kernel_sigaction(&now, nullptr);
+}
+
+// Libc installs its handler at the first pthread_cancel, and that one must meet ours already: so the first is of
+// a thread that is there for nothing else.
+void* wait_for_nothing(void*) {
+    pause();
+    return nullptr;
+}
+void have_libc_install() {
+    if (handler_of_libc) return;
+    pthread_t thread = 0;
+    if (real::pthread_create(&thread, nullptr, wait_for_nothing, nullptr) != 0) return;
+    real::pthread_cancel(thread);
+    pthread_join(thread, nullptr);
+    stand_before_libc();
 }
 
 void poke(u32 tid) {
@@ -79,6 +102,7 @@ using namespace sockshim;
 // have tested for cancellation just before and not have begun to wait, hence more than one poke.
 SOCKSHIM_WRAP(int, pthread_cancel, (pthread_t thread)) {
     if (!process_active.load() || in_vfork_child()) return real::pthread_cancel(thread);
+    have_libc_install();
     const cancel_state state = state_of(thread);
     const int r = real::pthread_cancel(thread);
     stand_before_libc();

@@ -176,6 +176,7 @@ void exec_env_remember() {
     }
     *to = 0;
     kept = start;
+    config_remember(kept);
 }
 
 configuration exec_options() {

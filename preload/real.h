@@ -19,6 +19,7 @@ struct file_handle;
 struct rlimit;
 struct statfs;
 struct statvfs;
+struct sockaddr_in;
 
 namespace sockshim::real {
 

@@ -53,6 +53,7 @@ template <class Ours, class Libc> [[gnu::always_inline]] inline auto ask(Ours ou
     using result = decltype(libc());
     if (in_vfork_child()) return libc();
     fork_check();
+    held_check();
     const long r = ours();
     if (r != SYS_NOT_OURS) return static_cast<result>(finish(r));
     const result answer = libc();

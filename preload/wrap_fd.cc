@@ -202,7 +202,10 @@ SOCKSHIM_WRAP(int, sockatmark, (int fd)) {
 SOCKSHIM_WRAP(int, isfdtype, (int fd, int type)) {
     if (SOCKSHIM_LIKELY(fd_is_libc(fd))) return real::isfdtype(fd, type);
     struct stat st;
-    if (wrap_fstat(fd, &st) == -1) return -1;
+    const int saved_errno = errno; // libc's leaves it alone in any case
+    const int r = wrap_fstat(fd, &st);
+    errno = saved_errno;
+    if (r == -1) return -1;
     return (st.st_mode & S_IFMT) == static_cast<mode_t>(type);
 }
 

@@ -446,7 +446,6 @@ void timer_map_take(void (*look)(u32 index, void* arg), void* arg) {
 static constinit thread_local int own_directory_plus_1 = 0;
 
 void arena_use_own_directory(int fd) { own_directory_plus_1 = fd + 1; }
-
 bool arena_has_own_table() { return own_directory_plus_1 != 0; }
 
 int arena_own_table() {

@@ -53,6 +53,7 @@ hash_area* arena_hash_area();
 int arena_openat(const char* name, int flags, int mode);
 // Gives the calling thread a descriptor table of its own, with nothing in it but the directory. 0 or -errno.
 int arena_own_table();
+// Is this the thread that has? Numbers that the process keeps are not its own.
 bool arena_has_own_table();
 // This thread looks names up in the directory `fd` from now on.
 void arena_use_own_directory(int fd);

@@ -29,18 +29,27 @@ void internal_fd_drop(int number) {
     raw_syscall(SYS_close, number);
 }
 
-void internal_fd_adopt(internal_fd& slot, int fd) {
-    if (const int high = internal_fd_dup(fd); high >= 0) {
-        raw_syscall(SYS_close, fd);
-        fd = high;
-    } else if (internal_fd_marked) {
-        internal_fd_marked(fd, true);
-    }
+static void remember(internal_fd& slot, int fd) {
     struct stat st {};
     raw_syscall(SYS_fstat, fd, ptr_arg(&st));
     slot.device = st.st_dev;
     slot.inode = st.st_ino;
     slot.number_plus_1.store(static_cast<u32>(fd) + 1);
+}
+
+void internal_fd_adopt(internal_fd& slot, int fd) {
+    if (internal_fd_adopt_high(slot, fd)) {
+        raw_syscall(SYS_close, fd);
+        return;
+    }
+    if (internal_fd_marked) internal_fd_marked(fd, true);
+    remember(slot, fd);
+}
+
+bool internal_fd_adopt_high(internal_fd& slot, int fd) {
+    const int high = internal_fd_dup(fd);
+    if (high >= 0) remember(slot, high);
+    return high >= 0;
 }
 
 int internal_fd_number(internal_fd& slot) {

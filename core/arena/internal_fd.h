@@ -17,6 +17,8 @@ int internal_fd_dup(int fd);
 void internal_fd_drop(int number);
 // Moves fd to a high number and remembers it in `slot`.
 void internal_fd_adopt(internal_fd& slot, int fd);
+// Remembers a duplicate of fd at a high number; false when there is none.
+bool internal_fd_adopt_high(internal_fd& slot, int fd);
 // The number, or -1 when it was closed or replaced meanwhile.
 int internal_fd_number(internal_fd& slot);
 void internal_fd_close(internal_fd& slot);

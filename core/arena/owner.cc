@@ -7,15 +7,20 @@
 #include <sys/stat.h>
 
 #include "core/arena/private.h"
+#include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
 
 namespace sockshim {
 namespace {
 
-constexpr u32 slot_word(u32 gen, process_state st) { return gen << 2 | st; }
-constexpr process_state slot_state(u32 w) { return static_cast<process_state>(w & 3); }
-constexpr u32 slot_gen(u32 w) { return w >> 2; }
 constexpr u32 gen_mask = (1u << proc_gen_bits) - 1;
+constexpr u64 slot_word(u32 pid, u32 gen, process_state st) {
+    return u64{pid} << 32 | u64{gen & gen_mask} << 2 | st;
+}
+constexpr process_state slot_state(u64 w) { return static_cast<process_state>(w & 3); }
+constexpr u32 slot_gen(u64 w) { return static_cast<u32>(w) >> 2; }
+constexpr u32 slot_pid(u64 w) { return static_cast<u32>(w >> 32); }
+constexpr u64 with_state(u64 w, process_state st) { return (w & ~u64{3}) | st; }
 
 proc_id make_id(u32 slot, u32 gen) { return slot << proc_gen_bits | (gen & gen_mask); }
 
@@ -116,16 +121,14 @@ int process_register() {
     }
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         process_slot& p = h.processes[slot];
-        u32 seen = p.word.load();
+        u64 seen = p.word.load();
         if (slot_state(seen) != PROC_FREE) continue;
         const u32 gen = (h.process_gen.fetch_add(1) + 1) & gen_mask;
-        // Under the directory's lock, so a slot found CLAIMED is one whose claimer died: its pid is
-        // an earlier user's, which proc_alive finds dead or, at worst, alive until that pid ends.
-        if (!p.word.cas(seen, slot_word(gen, PROC_CLAIMED))) continue;
-        p.pid.store(pid);
+        if (!p.word.cas(seen, slot_word(pid, gen, PROC_CLAIMED))) continue;
+        SOCKSHIM_CRASH_POINT();
         p.start_time.store(start);
         p.exec_since.store(0);
-        p.word.store(slot_word(gen, PROC_LIVE));
+        p.word.store(slot_word(pid, gen, PROC_LIVE));
         self_proc = make_id(slot, gen);
         return 0;
     }
@@ -136,8 +139,9 @@ proc_id process_former() {
     const process_slot& own = the_arena.header->processes[proc_slot_of(self_proc)];
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         const process_slot& p = the_arena.header->processes[slot];
-        const u32 w = p.word.load();
-        if (&p == &own || slot_state(w) != PROC_LIVE || p.pid.load() != own.pid.load()) continue;
+        const u64 w = p.word.load();
+        if (&p == &own || slot_state(w) != PROC_LIVE || slot_pid(w) != slot_pid(own.word.load()))
+            continue;
         // One of the two may have had no /proc to ask.
         const u64 theirs = p.start_time.load(), ours = own.start_time.load();
         if (!theirs || !ours || theirs == ours) return make_id(slot, slot_gen(w));
@@ -147,8 +151,8 @@ proc_id process_former() {
 
 void process_retire(proc_id former) {
     process_slot& p = the_arena.header->processes[proc_slot_of(former)];
-    u32 w = p.word.load();
-    if (slot_state(w) == PROC_LIVE) p.word.cas(w, slot_word(slot_gen(w), PROC_REAPING));
+    u64 w = p.word.load();
+    if (slot_state(w) == PROC_LIVE) p.word.cas(w, with_state(w, PROC_REAPING));
 }
 
 bool proc_alive(proc_id id) {
@@ -156,12 +160,14 @@ bool proc_alive(proc_id id) {
     const u32 slot = proc_slot_of(id);
     if (slot == 0 || slot > max_processes) return false;
     const process_slot& p = the_arena.header->processes[slot];
-    const u32 w = p.word.load();
-    if ((slot_gen(w) & gen_mask) != proc_gen_of(id) || slot_state(w) == PROC_FREE ||
+    const u64 w = p.word.load();
+    if (slot_gen(w) != proc_gen_of(id) || slot_state(w) == PROC_FREE ||
         slot_state(w) == PROC_REAPING) {
         return false;
     }
-    return abroad.load_relaxed() || runs(p.pid.load(), p.start_time.load());
+    // One that only claims its slot has not said yet when it began.
+    return abroad.load_relaxed() ||
+           runs(slot_pid(w), slot_state(w) == PROC_LIVE ? p.start_time.load() : 0);
 }
 
 bool process_abroad() { return abroad.load_relaxed(); }
@@ -170,13 +176,12 @@ u32 proc_pid(proc_id id) {
     const u32 slot = proc_slot_of(id);
     if (slot == 0 || slot > max_processes) return 0;
     const process_slot& p = the_arena.header->processes[slot];
-    const u32 w = p.word.load();
-    return slot_state(w) == PROC_LIVE && (slot_gen(w) & gen_mask) == proc_gen_of(id) ? p.pid.load()
-                                                                                     : 0;
+    const u64 w = p.word.load();
+    return slot_state(w) == PROC_LIVE && slot_gen(w) == proc_gen_of(id) ? slot_pid(w) : 0;
 }
 
 proc_id proc_of_slot(u32 slot) {
-    const u32 w = the_arena.header->processes[slot].word.load();
+    const u64 w = the_arena.header->processes[slot].word.load();
     return slot_state(w) == PROC_LIVE ? make_id(slot, slot_gen(w)) : 0;
 }
 
@@ -203,7 +208,7 @@ bool process_execing() {
 bool proc_any_alive() {
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         const process_slot& p = the_arena.header->processes[slot];
-        const u32 w = p.word.load();
+        const u64 w = p.word.load();
         if (slot_state(w) == PROC_FREE) continue;
         const proc_id id = make_id(slot, slot_gen(w));
         if (id != self_proc && proc_alive(id)) return true;
@@ -214,7 +219,7 @@ bool proc_any_alive() {
 proc_id process_claim_dead() {
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         process_slot& p = the_arena.header->processes[slot];
-        u32 w = p.word.load();
+        u64 w = p.word.load();
         if (slot_state(w) == PROC_FREE) continue;
         const proc_id id = make_id(slot, slot_gen(w));
         if (id == self_proc) continue;
@@ -222,7 +227,7 @@ proc_id process_claim_dead() {
         // two reapers at once are only wasteful.
         if (slot_state(w) != PROC_REAPING) {
             if (proc_alive(id)) continue;
-            if (!p.word.cas(w, slot_word(slot_gen(w), PROC_REAPING))) continue;
+            if (!p.word.cas(w, with_state(w, PROC_REAPING))) continue;
         }
         return id;
     }
@@ -231,9 +236,9 @@ proc_id process_claim_dead() {
 
 void process_reaped(proc_id id) {
     process_slot& p = the_arena.header->processes[proc_slot_of(id)];
-    u32 w = p.word.load();
-    if (slot_state(w) == PROC_REAPING && (slot_gen(w) & gen_mask) == proc_gen_of(id)) {
-        p.word.cas(w, slot_word(slot_gen(w), PROC_FREE));
+    u64 w = p.word.load();
+    if (slot_state(w) == PROC_REAPING && slot_gen(w) == proc_gen_of(id)) {
+        p.word.cas(w, with_state(w, PROC_FREE));
     }
 }
 

@@ -5,9 +5,9 @@
 namespace sockshim {
 
 struct process_slot {
-    a32 word; // generation << 2 | process_state
-    a32 pid;
-    a64 start_time; // clock ticks since boot, /proc/<pid>/stat field 22
+    // pid << 32 | generation << 2 | process_state: whoever finds it claimed knows by whom.
+    a64 word;
+    a64 start_time; // clock ticks since boot, /proc/<pid>/stat field 22; once it is live
     a32 exec_since; // seconds (monotonic) since execve was called, 0: not
     a32 reserved[3];
 };

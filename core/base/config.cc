@@ -48,19 +48,28 @@ bool parse_number(const char* text, u64 lo, u64 hi, u64& out) {
 
 [[maybe_unused]] bool parse_text(const char* text, const char*& out) { return out = text, true; }
 
-void read_environment() {
-    if (!environ) return;
-    // First, so that it holds for what is said of the others.
-    for (char** e = environ; *e; ++e) {
-        if (!std::strncmp(*e, "SOCKSHIM_QUIET=", 15)) parse_flag(*e + 15, the_config.quiet);
+constinit const char* remembered = nullptr;
+
+template <class Visit> void for_each_variable(Visit visit) {
+    if (!remembered) {
+        for (char** e = environ; e && *e; ++e) visit(*e);
+        return;
     }
-    for (char** e = environ; *e; ++e) {
-        switch (config_take(the_config, *e)) {
-        case config_verdict::unknown: notice("unknown variable %s (ignored)", *e); break;
-        case config_verdict::bad: notice("bad value in %s; the default stays", *e); break;
+    for (const char* s = remembered; *s; s += std::strlen(s) + 1) visit(s);
+}
+
+void read_environment() {
+    // First, so that it holds for what is said of the others.
+    for_each_variable([](const char* s) {
+        if (!std::strncmp(s, "SOCKSHIM_QUIET=", 15)) parse_flag(s + 15, the_config.quiet);
+    });
+    for_each_variable([](const char* s) {
+        switch (config_take(the_config, s)) {
+        case config_verdict::unknown: notice("unknown variable %s (ignored)", s); break;
+        case config_verdict::bad: notice("bad value in %s; the default stays", s); break;
         default: break;
         }
-    }
+    });
 }
 
 } // namespace
@@ -82,6 +91,12 @@ config_verdict config_take(configuration& to, const char* variable) {
     SOCKSHIM_OPTIONS(X)
 #undef X
     return config_verdict::unknown;
+}
+
+void config_remember(const char* variables) {
+    remembered = variables;
+    // Read before, for another library's constructor: its texts are the environment's.
+    if (config_state.load()) for_each_variable([](const char* s) { config_take(the_config, s); });
 }
 
 const configuration& config_read() {

@@ -67,11 +67,15 @@ inline constexpr configuration default_configuration{
 #undef X
 };
 
-// Takes one "NAME=value" of the environment. A text is not copied: it stays the environment's.
+// Takes one "NAME=value". A text is not copied.
 enum class config_verdict : u8 { foreign, unknown, bad, taken };
 config_verdict config_take(configuration& to, const char* variable);
 
-// Read from the environment at the first call. Unknown SOCKSHIM_* variables get one line of warning
+// What to read instead of the environment, which programs write over: "NAME=value" one behind the other, then
+// an empty one, for ever.
+void config_remember(const char* variables);
+
+// Read at the first call. Unknown SOCKSHIM_* variables get one line of warning
 // each, bad values a message and the default.
 extern configuration the_config;
 extern a32 config_state; // 0 unread, 1 being read, 2 read

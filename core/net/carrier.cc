@@ -168,6 +168,7 @@ int carrier_lock(socket& sock, int fd) {
 }
 
 void socket_hold(socket& sock) {
+    if (sock.half_alone_us.load_relaxed()) sock.half_alone_us.store(0);
     for (const a32& h : sock.holders) {
         if (h.load() == self_proc) return;
     }

@@ -86,8 +86,8 @@ void keep_spare() {
 }
 
 // Open for reading too: then there is a reader, and a write to a FIFO whose sleeper has just died is not
-// a SIGPIPE for this program. False: it cannot be opened here.
-bool ring_bell(u32 index) {
+// a SIGPIPE for this program.
+long open_ringing_end(u32 index) {
     char name[16];
     bell_name(name, index);
     long fd = open_bell(name, O_RDWR);
@@ -95,9 +95,55 @@ bool ring_bell(u32 index) {
         internal_fd_close(spare);
         fd = open_bell(name, O_RDWR);
     }
-    if (fd < 0) return fd == -ENOENT; // the sleeper is gone
+    return fd;
+}
+
+// Bells that this process rings again and again stay open: the FIFO of a cell is the same one for ever. One that
+// was missed twice in a row is taken in, so that many sleepers in turn do not cost more than none kept.
+struct kept_bell {
+    a32 busy;
+    u32 missed; // cell index + 1
+    u32 kept;   // cell index + 1
+    internal_fd fd;
+};
+constexpr u32 kept_bells = 32;
+constinit kept_bell bells[kept_bells]{};
+
+void write_byte(long fd) {
     const char byte = 0;
     raw_syscall(SYS_write, fd, ptr_arg(&byte), 1);
+}
+
+bool ring_kept(kept_bell& k, u32 index) {
+    const int fd = k.kept == index + 1 ? internal_fd_number(k.fd) : -1;
+    if (fd >= 0) write_byte(fd);
+    return fd >= 0;
+}
+
+void keep_bell(kept_bell& k, u32 index, long fd) {
+    const bool again = k.missed == index + 1;
+    k.missed = index + 1;
+    if (!again) return;
+    internal_fd_close(k.fd);
+    k.kept = internal_fd_adopt_high(k.fd, static_cast<int>(fd)) ? index + 1 : 0;
+}
+
+// False: it cannot be opened here.
+bool ring_bell(u32 index) {
+    kept_bell& k = bells[index % kept_bells];
+    u32 expected = 0;
+    const bool mine = !arena_has_own_table() && k.busy.cas(expected, 1);
+    if (mine && ring_kept(k, index)) {
+        k.busy.store(0);
+        return true;
+    }
+    const long fd = open_ringing_end(index);
+    if (fd >= 0) write_byte(fd);
+    if (mine) {
+        if (fd >= 0) keep_bell(k, index, fd);
+        k.busy.store(0);
+    }
+    if (fd < 0) return fd == -ENOENT; // the sleeper is gone
     raw_syscall(SYS_close, fd);
     keep_spare();
     return true;
@@ -185,10 +231,9 @@ int waiter_ref::bell_fd() {
     return static_cast<int>(bell_->number_plus_1.load()) - 1;
 }
 
-void waiter_ref::silence() {
-    const int fd = internal_fd_number(*bell_);
+void waiter_ref::silence(int bell) {
     char bytes[64];
-    if (fd >= 0) raw_syscall(SYS_read, fd, ptr_arg(bytes), sizeof bytes);
+    raw_syscall(SYS_read, bell, ptr_arg(bytes), sizeof bytes);
 }
 
 handle<wait_entry> waiter_link(handle<waiter> who, u8 kind, u64 source, u32 events) {
@@ -230,13 +275,15 @@ constexpr int everybody = 1 << 30;
 
 void ring(waiter& w, u32 index, u32 state) {
     SOCKSHIM_CRASH_POINT();
+    critical_enter();
+    w.rung_us.store_relaxed(static_cast<u32>(monotonic_us()));
     if (state != WAITER_FUTEX && state != WAITER_FUTEX_RUNG) {
-        if (ring_bell(index) || !w.state.cas(state, WAITER_BELL_ASKED)) return;
-        timer_kick_wakes();
+        if (!ring_bell(index) && w.state.cas(state, WAITER_BELL_ASKED)) timer_kick_wakes();
     } else {
         w.seq.fetch_add(1);
         if (futex_wake(w.seq, everybody) < 0) timer_kick_wakes();
     }
+    critical_leave();
 }
 
 } // namespace

@@ -3,8 +3,9 @@
 // A waiter cell stands for one sleep. Where only things of ours are waited for the thread sleeps on the
 // cell's futex word. Where kernel descriptors are in the set too (or a signal mask must be swapped
 // atomically) it sleeps in one kernel ppoll, with its doorbell among the descriptors: a FIFO in the
-// network's directory, named after the waiter cell, which whoever wakes it opens by name, writes one
-// byte into, and closes. Nobody is rung who has not said that he sleeps, and only once.
+// network's directory, named after the waiter cell, which whoever wakes it opens by name and writes one
+// byte into; those that it rings often it keeps open. Nobody is rung who has not said that he sleeps, and only
+// once.
 //
 // Doorbell descriptors are dear (an open and a close), so a process keeps its cells with their FIFO
 // open between sleeps: as many as there were threads asleep at once, at high numbers, believed only as
@@ -27,8 +28,9 @@ enum waiter_state : u32 {
 };
 
 struct waiter {
-    a32 seq;   // futex word; moves with every ring
-    a32 state; // waiter_state
+    a32 seq;     // futex word; moves with every ring
+    a32 state;   // waiter_state
+    a32 rung_us; // as wait_queue.woken_us
 };
 SOCKSHIM_ARENA_TYPE(waiter);
 static_assert(sizeof(waiter) <= region_shapes[REGION_WAITER].cell_bytes);
@@ -51,8 +53,8 @@ public:
     waiter* operator->() const { return waiter_; }
     // The doorbell's descriptor, good for the coming sleep; -1: it cannot be had.
     int bell_fd();
-    // Takes the byte out after a sleep that the doorbell ended.
-    void silence();
+    // Takes the byte out after a sleep that the doorbell, as bell_fd named it before, has ended.
+    static void silence(int bell);
 
 private:
     handle<waiter> handle_{};

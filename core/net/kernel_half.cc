@@ -212,15 +212,16 @@ handle<socket> kernel_half_find(u64 inode) {
 }
 
 bool kernel_half_looks_like(int fd) {
-    const auto ask = [fd](int option) {
-        int value = 0;
-        u32 len = sizeof value;
-        raw_syscall(SYS_getsockopt, fd, SOL_SOCKET, option, ptr_arg(&value), ptr_arg(&len));
-        return value;
-    };
-    if (ask(SO_DOMAIN) != AF_INET) return false;
-    const int type = ask(SO_TYPE);
-    return type == SOCK_DGRAM || (type == SOCK_STREAM && ask(SO_ACCEPTCONN));
+    sockaddr_in at{}, peer{};
+    u32 len = sizeof at, peer_len = sizeof peer;
+    if (raw_syscall(SYS_getsockname, fd, ptr_arg(&at), ptr_arg(&len)) < 0) return false;
+    if (at.sin_family != AF_INET || !at.sin_port) return false;
+    int type = 0;
+    u32 type_len = sizeof type;
+    raw_syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, ptr_arg(&type), ptr_arg(&type_len));
+    if (type == SOCK_DGRAM) return true;
+    return type == SOCK_STREAM &&
+           raw_syscall(SYS_getpeername, fd, ptr_arg(&peer), ptr_arg(&peer_len)) == -ENOTCONN;
 }
 
 bool kernel_half_held(const socket& sock) {

@@ -63,7 +63,7 @@ void kernel_half_unwatch(socket& sock, proc_id who);
 void kernel_half_rewatch(socket& sock, int fd);
 // Is the socket with this inode of sockfs the half of one of ours?
 handle<socket> kernel_half_find(u64 inode);
-// May `fd` be the half of some socket of ours? Asked before attaching: an inet socket that listens, or of datagrams.
+// May `fd` be the half of some socket of ours? Asked before attaching: an inet socket that is bound, and no stream's end.
 bool kernel_half_looks_like(int fd);
 // Does the kernel know the half still, whoever holds it? (/proc/net; a bound stream socket that does not listen
 // stands nowhere, and is held as long as processes of ours say so.)

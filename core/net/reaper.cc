@@ -103,12 +103,30 @@ bool sockets_unaccounted() {
     return any;
 }
 
+namespace {
+
+// What has a half of the kernel's works without ours: when for so long nobody but the kernel has vouched for it, a
+// program without the shim serves there, and whoever connects shall meet that.
+bool outsiders_alone(socket& s) {
+    constexpr u64 patience_us = 5000000;
+    if (!s.kernel_inode.load()) return false;
+    const u64 now = monotonic_us();
+    u64 never = 0;
+    s.half_alone_us.cas(never, now);
+    const u64 since = s.half_alone_us.load();
+    return since && now > since + patience_us;
+}
+
+} // namespace
+
 int release_unheld_sockets() {
     const exiting_scope exiting;
     int released = 0;
     for_each_socket([&](socket& s, handle<socket> h) {
         if (!(s.flags.load() & SOCKF_SHARED) || (s.holder.load() & holder_claimed)) return;
-        if (!socket_vouched(s) && !carrier_held(s) && socket_claim_shared(s, h)) {
+        if (socket_vouched(s)) {
+            if (s.half_alone_us.load()) s.half_alone_us.store(0);
+        } else if ((!carrier_held(s) || outsiders_alone(s)) && socket_claim_shared(s, h)) {
             sock_release(s);
             ++released;
         }

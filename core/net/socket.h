@@ -47,7 +47,8 @@ struct socket {
     i32 f_async_fd;   // the number that O_ASYNC was set through: si_fd
     u64 module_data;  // for families from modules
     a64 kernel_inode; // sockfs inode of the kernel's half; 0: there is none (kernel_half.h)
-    a32 holders[8];   // proc_ids of who has it in his descriptor table (carrier.h)
+    a64 half_alone_us; // since when only the kernel vouches for the half, as far as somebody looked; 0: others do
+    a32 holders[8]; // proc_ids of who has it in his descriptor table (carrier.h)
 };
 SOCKSHIM_ARENA_TYPE(socket);
 static_assert(sizeof(socket) <= 128);

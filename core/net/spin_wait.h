@@ -1,10 +1,11 @@
 // How long to stay awake while waiting (DESIGN.md, D6), and the sleep that follows.
 //
-// A wait looks, spins for about a microsecond when there is another processor to wait for, then yields
-// and looks for as long as that has been paying off, then sleeps. What pays off is learnt per wait
-// queue from how long waits last: those shorter than spin_limit_us raise the score, longer ones lower
-// it, and at 0 a wait sleeps at once. A sleep that turns out to have been short raises it again, so an
-// idle server never spins and a busy one never sleeps.
+// A wait looks, spins for about a microsecond where there is another processor, then yields and looks for as
+// long as that has been paying off, then sleeps. What pays off is learnt per wait queue from how long waits
+// last: those shorter than spin_limit_us raise the score, longer ones lower it, and at 0 a wait sleeps at
+// once. A sleep that turns out to have been short raises it again, so an idle server never spins and a busy
+// one seldom sleeps. Yields that brought nothing and let nobody run, and those that gave the processor to one
+// who computes, put the next try off.
 #pragma once
 #include "core/base/config.h"
 #include "core/net/wait_queue.h"
@@ -19,20 +20,28 @@ public:
     explicit spin_wait(a32& score) : score_(score) {}
     // One step of waiting awake; look again after it. False: patience is used up, sleep.
     bool pause();
-    // The wait is over. `came`: what was waited for is there (else a timeout or a signal).
-    void finish(bool came);
+    // The wait is over. `came`: what was waited for is there (else a timeout or a signal). `woken_us`: after a
+    // sleep, when its waker came, which is not the sleeper's doing (waking an idle processor takes long). What
+    // does not lie in this wait counts as nothing.
+    void finish(bool came, u32 woken_us = 0);
 
 private:
+    enum phase : u8 { FRESH, SPINNING, YIELDING, SHARING, ASLEEP };
+    bool pause_shared();
+    bool sleep_from_now();
+
     a32& score_;
-    bool started_ = false;
-    bool spinning_ = false;
-    bool exhausted_ = false;
-    bool slept_ = false; // was told to
+    phase phase_ = FRESH;
+    bool slept_ = false;   // was told to
+    bool suspect_ = false; // yields have not helped lately
+    bool let_run_ = false; // the last yield did
+    bool long_yield_ = false;
     u32 steps_ = 0;
+    u32 in_vain_ = 0; // yields that came back at once
     u32 budget_us_ = 0;
     u64 begun_ticks_ = 0;
     u64 begun_us_ = 0; // 0: the clock has not been read yet
-    u64 last_us_ = 0;
+    u64 last_us_ = 0;  // after the last yield with a processor to spare
 };
 
 // Handlers of the program's that ran on this thread since the sample was taken (preload/'s trampolines

@@ -24,6 +24,7 @@ constexpr int everybody = 1 << 30;
 // True when a thread was woken. The flag says "somebody may sleep"; sleepers set it before their last
 // look, so whoever clears it must move the word after that and wake all that are asleep by then.
 bool wake_sleepers(wait_queue& wq, u32 flag, a32& word, bool wake_all) {
+    wq.woken_us.store_relaxed(static_cast<u32>(monotonic_us()));
     if (!wake_all) {
         word.fetch_add(1);
         SOCKSHIM_CRASH_POINT();

@@ -29,8 +29,9 @@ struct wait_queue {
     a32 tx_seq;
     robust_lock lock; // guards the list
     a32 head;         // wait_entry index + 1
-    a32 spin_score;   // how well spinning has paid off here, see wait.cc
+    a32 spin_score;   // how well staying awake has paid off here, see spin_wait.cc
     a32 waking;       // proc_id that has cleared a sleep flag and not yet woken the sleepers
+    a32 woken_us;     // when sleepers were woken last, low half of monotonic_us
 };
 SOCKSHIM_ARENA_TYPE(wait_queue);
 

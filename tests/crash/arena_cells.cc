@@ -24,10 +24,11 @@ template <class T> const T& cell(u32 region, u32 index) {
     return *reinterpret_cast<const T*>(cells + u64{index} * region_shapes[region].cell_bytes);
 }
 
+u32 pid_of(u32 slot) { return static_cast<u32>(header().processes[slot].word.load() >> 32); }
+
 void print_process(proc_id id) {
     const u32 slot = proc_slot_of(id);
-    std::printf(" %u/%u(pid %u)", slot, proc_gen_of(id),
-                slot <= max_processes ? header().processes[slot].pid.load() : 0);
+    std::printf(" %u/%u(pid %u)", slot, proc_gen_of(id), slot <= max_processes ? pid_of(slot) : 0);
 }
 
 void print_socket(const socket& s) {
@@ -77,11 +78,11 @@ void print_processes(bool list) {
     u32 used = 0;
     for (u32 slot = 1; slot <= max_processes; ++slot) {
         const process_slot& p = header().processes[slot];
-        if ((p.word.load() & 3) == PROC_FREE) continue;
+        const u32 low = static_cast<u32>(p.word.load());
+        if ((low & 3) == PROC_FREE) continue;
         ++used;
         if (list)
-            std::printf("  process %u/%u state %u pid %u\n", slot, p.word.load() >> 2,
-                        p.word.load() & 3, p.pid.load());
+            std::printf("  process %u/%u state %u pid %u\n", slot, low >> 2, low & 3, pid_of(slot));
     }
     std::printf("process %u %zu\n", used, sizeof(process_slot));
 }

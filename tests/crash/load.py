@@ -72,14 +72,22 @@ class Http(Flow):
     """Files by GET, one connection for some of them, a new one for the others."""
 
     connection = None
+    used = False
 
     def once(self):
         if not self.connection:
             self.connection = http.client.HTTPConnection(LOOPBACK, self.port)
+            self.used = False
         name = self.rng.choice(list(HTTP_SIZES))
         stay = self.rng.random() < 0.7
-        self.connection.request("GET", "/" + name, headers={} if stay else {"Connection": "close"})
-        answer = self.connection.getresponse()
+        try:
+            self.connection.request("GET", "/" + name, headers={} if stay else {"Connection": "close"})
+            answer = self.connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            if not self.used:
+                raise
+            return self.close()  # the server may end a connection that is idle
+        self.used = True
         if answer.status >= 500:
             raise Interrupted(answer.status)
         if answer.status != 200:
@@ -285,8 +293,9 @@ class Tool(Flow):
     """A program that is run again and again; `check` looks at what a run that ended well has brought."""
 
     def run(self, *argv, **how):
-        how.setdefault("stdout", subprocess.PIPE)
-        done = subprocess.run([str(a) for a in argv], stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, **how)
+        if "input" not in how:
+            how["stdin"] = subprocess.DEVNULL
+        done = subprocess.run([str(a) for a in argv], capture_output=True, **how)
         if done.returncode < 0:
             raise Wrong("%s ended by signal %d: %r" % (argv[0], -done.returncode, done.stderr[-300:]))
         return done
@@ -360,6 +369,18 @@ class Git(Tool):
         if self.run("git", "-C", place, "status", "--porcelain", env=env).stdout:
             raise Wrong("the clone differs from what was committed")
         shutil.rmtree(place)
+
+
+class Ssh(Tool):
+    """A program on the other side that sends back what it gets."""
+
+    def once(self):
+        data = self.rng.randbytes(self.rng.choice((1, 50000, 2000000)))
+        done = self.run("ssh", "-F", self.config, "there", "cat", input=data)
+        if done.returncode:
+            must_be("until it ended", data[:len(done.stdout)], done.stdout)
+            raise Interrupted(done.stderr)
+        must_be("by ssh", data, done.stdout)
 
 
 # --- the process -------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A service under load, its processes killed, restarted as a service manager would: `Site` is one service with its clients,
 `cells` what its network's arena holds, seen by nobody of the network."""
-import glob, json, os, re, signal, subprocess, threading, time
+import contextlib, glob, json, os, re, signal, subprocess, threading, time
 
 from crash import tool
 from harness import NATIVE, PATIENCE, Failure, say, wait_until
@@ -60,9 +60,14 @@ def back_to(net, baseline, what, but=("timewait_sock",), seconds=None):
     try:
         wait_until("", lambda: not growth(baseline, cells(net), but), seconds)
     except Failure:
-        lists = [subprocess.run([tool("arena_cells"), a, "--list"], capture_output=True, text=True).stdout for a in arenas(net)]
-        listed = [line for line in "".join(lists).splitlines() if "timewait_sock" not in line]
-        raise Failure("the arena has grown (%s): %s\n%s" % (what, growth(baseline, cells(net), but), "\n".join(listed[:200])))
+        raise Failure("the arena has grown (%s): %s" % (what, growth(baseline, cells(net), but)))
+
+
+def print_cells(net):
+    """For whoever looks for what went wrong."""
+    for a in arenas(net):
+        text = subprocess.run([tool("arena_cells"), a, "--list"], capture_output=True, text=True).stdout
+        print("\n".join([line for line in text.splitlines() if "timewait_sock" not in line][:200]), flush=True)
 
 
 # --- a service under load -----------------------------------------------------------------------------------------
@@ -83,13 +88,25 @@ class Clients:
         return self.ask(what)
 
     def start(self):
-        self.program = self.w.guest(load, self.loads, stdin=subprocess.PIPE, name="load", prefix=self.service.as_user(),
-                                    cwd=self.service.top)
-        self.tree = Tree("client", self.program, (), self.service.top)
+        self.launch()
         self.output = open(self.program.out_path)
         self.line = ""
         wait_until("a client is ready", lambda: self.answer() == "ready")
         self.ask("go" if self.going else "pause")
+
+    def launch(self, env=None):
+        self.program = self.w.guest(load, self.loads, stdin=subprocess.PIPE, name="load", prefix=self.service.as_user(),
+                                    cwd=self.service.top, env=env)
+        self.tree = Tree("client", self.program, (), self.service.top)
+
+    def dies_at_step(self, env, seconds, rng):
+        """Another one in its place for a while."""
+        self.tree.kill_all(rng)
+        self.launch(env)
+        with contextlib.suppress(OSError):
+            self.program.write("go\n")
+        time.sleep(seconds)
+        self.tree.kill_all(rng)
 
     def replace(self, rng):
         """One that was killed, by another."""
@@ -122,18 +139,25 @@ class Clients:
 class Site:
     """One service with its clients, under load and watched."""
 
-    def __init__(self, service, rng, clients=1, tools=False):
-        self.service, self.w, self.rng = service, service.w, rng
+    enough = 2  # exchanges of each thread that show that it goes on
+
+    def __init__(self, service):
+        self.service, self.w = service, service.w
         self.trees = {}
         self.kills = self.restarts = 0
+        self.longest = 0, ""  # wait for all clients, and for what
         self.clients = []
-        for role in service.roles:
-            self.start(role)
-        for _ in range(clients):
-            self.clients.append(Clients(service, tools))
+        self.rng = None
 
-    def start(self, role):
-        self.trees[role] = Tree(role, self.service.start(role), self.service.roles[role], self.service.top)
+    def begin(self, rng, tools=False):
+        """tools: with unverified load, too."""
+        self.rng = rng
+        for role in self.service.roles:
+            self.start(role)
+        self.clients.append(Clients(self.service, tools))
+
+    def start(self, role, env=None):
+        self.trees[role] = Tree(role, self.service.start(role, env), self.service.roles[role], self.service.top)
 
     # --- load ---
 
@@ -151,7 +175,8 @@ class Site:
         wait_until("the clients of %s rest" % self.service.name(), lambda: all(s["parked"] for s in self.status()))
 
     def goes_on(self, what):
-        """Each thread of the clients makes another exchange or two; programs that have ended meanwhile are restarted."""
+        """Each thread of the clients makes some more exchanges; programs that have ended meanwhile are restarted."""
+        began = time.monotonic()
         self.manage()
         before, restarts = self.status(), self.restarts
 
@@ -163,11 +188,15 @@ class Site:
             for x, y in zip(now, before):
                 if sum(x["done"]) < sum(y["done"]):  # a new one in the place of one that was killed
                     y["done"] = [0] * len(y["done"])
-            return all(a >= b + 2 for x, y in zip(now, before) for a, b in zip(x["done"], y["done"]))
+            return all(a >= b + self.enough for x, y in zip(now, before) for a, b in zip(x["done"], y["done"]))
         try:
             wait_until("all clients of %s get answers (%s)" % (self.service.name(), what), progress)
         except Failure as e:
             raise Failure("%s; %s" % (e, [(s["done"], b["done"], s["last"]) for s, b in zip(self.status(), before)]))
+        self.longest = max(self.longest, (time.monotonic() - began, what))
+
+    def exchanges(self):
+        return sum(c.total() for c in self.clients)
 
     def interrupted(self):
         return sum(s["interrupted"] for s in self.status())
@@ -249,6 +278,22 @@ class Site:
     def kill_client(self):
         self.kill([Process(self.rng.choice(self.clients).program.pid, 0)])
         return "a kill of a client"
+
+    def kill_at_steps(self):
+        """Some role is started anew, or a client, so that each of its processes dies at a counted step (crash_point.h)."""
+        env = {"SOCKSHIM_KILL_AT": int(10 ** self.rng.uniform(0, 4.3))}
+        who = self.rng.choice([*self.trees, *self.clients])
+        seconds = self.rng.uniform(0.2, 1.5)
+        if who in self.trees:
+            self.trees[who].kill_all(self.rng)
+            self.start(who, env)
+            time.sleep(seconds)
+            self.kill([p for p, _ in self.trees[who].members()])
+            return "deaths of %s at step %d" % (who, env["SOCKSHIM_KILL_AT"])
+        who.program.kill()
+        who.program.wait()
+        who.dies_at_step(env, seconds, self.rng)
+        return "deaths of a client at step %d" % env["SOCKSHIM_KILL_AT"]
 
     def end(self):
         """Everybody, in any order."""

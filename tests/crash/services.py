@@ -2,7 +2,7 @@
 
 A service has roles (programs that a service manager would start) and, below each, kinds of processes. What is here starts
 everything with the flags that its documentation gives; nothing is repeated until it succeeds."""
-import glob, os, signal, stat
+import glob, os, signal, stat, subprocess
 
 from harness import LOOPBACK, Skip, need
 from load import HTTP_SIZES, contents
@@ -50,11 +50,8 @@ class Service:
         """Further load, unverified, for the soak test."""
         return []
 
-    def start(self, role):
-        return self.launch(role, *self.argv(role))
-
-    def launch(self, name, *argv, **how):
-        return self.w.start(*self.as_user(), *argv, name=name, cwd=self.top, **how)
+    def start(self, role, env=None):
+        return self.w.start(*self.as_user(), *self.argv(role), name=role, cwd=self.top, env=env)
 
     def as_user(self):
         return ("setpriv", "--reuid=%d" % self.user, "--regid=%d" % self.user, "--clear-groups") if self.user else ()
@@ -245,8 +242,9 @@ class Redis(Service):
         return [["Redis", 4, {"port": self.port}], ["Redis", 1, {"port": self.second, "read_only": True}]]
 
     def tools(self):
-        return [["Program", 1, {"argv": ["redis-benchmark", "-h", LOOPBACK, "-p", self.port, "-q", "-n", 2000, "-c", 10, "-t",
-                                         "set,get"]}]]
+        # Where its connections are refused it may try to write for ever, with the kernel too (redis 7.0).
+        return [["Program", 1, {"argv": ["timeout", "20", "redis-benchmark", "-h", LOOPBACK, "-p", self.port, "-q", "-n", 2000,
+                                         "-c", 10, "-t", "set,get"]}]]
 
 
 class Memcached(Service):
@@ -341,10 +339,10 @@ class Rsync(Service):
         self.config = self.file("rsyncd.conf", "use chroot = no\nuid = root\ngid = root\npid file = %s\n[m]\npath = %s\n"
                                 % (self.path("pid"), self.path("m")))
 
-    def start(self, role):
+    def start(self, role, env=None):
         if os.path.exists(self.path("pid")):
             os.unlink(self.path("pid"))  # it refuses to start beside what a dead one left
-        return super().start(role)
+        return super().start(role, env)
 
     def argv(self, role):
         return ("rsync", "--daemon", "--no-detach", "--config=" + self.config, "--address=" + LOOPBACK,
@@ -380,6 +378,54 @@ class Git(Service):
 
     def loads(self):
         return [["Git", 2, {"port": self.port, "work": self.top, "head": self.head}]]
+
+
+SSHD = """Port %(port)d
+ListenAddress %(address)s
+HostKey %(top)s/host_key
+PidFile none
+AuthorizedKeysFile %(top)s/user_key.pub
+UsePAM no
+PermitRootLogin yes
+StrictModes no
+MaxStartups 100
+"""
+SSH = """Host there
+    HostName %(address)s
+    Port %(port)d
+    User root
+    IdentityFile %(top)s/user_key
+    IdentitiesOnly yes
+    IdentityAgent none
+    UserKnownHostsFile %(top)s/known_hosts
+    GlobalKnownHostsFile /dev/null
+    StrictHostKeyChecking accept-new
+    LogLevel ERROR
+"""
+
+
+class Sshd(Service):
+    """With privilege separation, in mounts of its own for its empty directory."""
+
+    needs = ("sshd", "ssh", "ssh-keygen", "unshare")
+    roles = {"sshd": (("session", "sshd: root@"), ("before login", r"\[net\]"), ("privileged", r"\[priv\]|\[accepted\]"),
+                      ("program", "cat"))}
+    reload = {"sshd": signal.SIGHUP}
+
+    def prepare(self):
+        self.alone = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs crash /run && mkdir -m 755 /run/sshd && exec "$@"', "sh")
+        if subprocess.run([*self.alone, "true"], capture_output=True).returncode:
+            raise Skip("no mount namespaces here")
+        for key in ("host_key", "user_key"):
+            self.natively("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.path(key))
+        names = dict(top=self.top, address=LOOPBACK, port=self.port)
+        self.configs = self.file("sshd_config", SSHD % names), self.file("ssh_config", SSH % names)
+
+    def argv(self, role):
+        return *self.alone, need("sshd"), "-D", "-e", "-f", self.configs[0]
+
+    def loads(self):
+        return [["Ssh", 2, {"port": self.port, "config": self.configs[1]}]]
 
 
 # --- a program on the socket -------------------------------------------------------------------------------------
@@ -430,5 +476,5 @@ class Tcpserver(Service):
         return [["Echo", 3, {"port": self.port}]]
 
 
-SERVICES = [Nginx, Apache, Haproxy, Stunnel, Redis, Memcached, Postgres, Mariadb, Dnsmasq, Rsync, Git, Socat, Socat_Nofork,
+SERVICES = [Nginx, Apache, Haproxy, Stunnel, Redis, Memcached, Postgres, Mariadb, Dnsmasq, Rsync, Git, Sshd, Socat, Socat_Nofork,
             Ncat, Tcpserver]

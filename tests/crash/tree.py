@@ -1,6 +1,6 @@
 """The processes of the services under test: all of them descend from this one, orphans too, and are told apart by who
 started them and by their command lines."""
-import contextlib, ctypes, os, re, signal
+import ctypes, os, re, signal
 from collections import namedtuple
 
 from harness import wait_until
@@ -45,6 +45,13 @@ def title(pid):
         return ""
 
 
+def link(pid, name):
+    try:
+        return os.readlink("/proc/%s/%s" % (pid, name))
+    except OSError:
+        return ""
+
+
 def all_children():
     """Parent's number to his living children."""
     found = {}
@@ -81,15 +88,11 @@ def below(process, children):
 
 def descriptors(pid):
     """Without the doorbells, of which a process keeps as many as it had threads asleep at once (core/net/doorbell.cc)."""
-    folder = "/proc/%d/fd/" % pid
-    number = 0
     try:
-        for entry in os.listdir(folder):
-            with contextlib.suppress(OSError):
-                number += not re.search("/sockshim-.*/b[0-9a-f]{5}$", os.readlink(folder + entry))
+        entries = os.listdir("/proc/%d/fd" % pid)
     except OSError:
         return 0
-    return number
+    return sum(not re.search("/sockshim-.*/b[0-9a-f]{5}$", link(pid, "fd/" + e)) for e in entries)
 
 
 def own_memory(pid):
@@ -106,15 +109,18 @@ class Tree:
 
     def __init__(self, role, program, kinds, folder):
         """kinds: (kind, expression for the command line) of its descendants; the first that fits counts. An orphan that nobody
-        saw before is the program's by his session, or works below the folder."""
+        saw before is the program's by his session or by his mounts, or because he works below the folder."""
         self.role, self.program, self.folder = role, program, folder
         self.kinds = [(kind, re.compile(expression)) for kind, expression in kinds]
         self.seen = set()
+        self.mounts = None  # of its own, if it has such
 
     def members(self):
         """(process, kind) of all that live."""
         children = all_children()
         started = {p.pid for p in self.program.world.programs}
+        if self.program.running():
+            self.mounts = link(self.program.pid, "ns/mnt")
         orphans = [p for p in children.get(os.getpid(), []) if p.pid not in started and self.left(p.pid)]
         found = []
         for p in below(Process(os.getpid(), 0), children)[1:]:
@@ -126,10 +132,9 @@ class Tree:
     def left(self, pid):
         if session(pid) == self.program.pid:
             return True
-        try:
-            return session(pid) == pid and (os.readlink("/proc/%d/cwd" % pid) + "/").startswith(self.folder + "/")
-        except OSError:
-            return False
+        if self.mounts != link("self", "ns/mnt"):
+            return self.mounts == link(pid, "ns/mnt")
+        return session(pid) == pid and (link(pid, "cwd") + "/").startswith(self.folder + "/")
 
     def kind_of(self, pid):
         if pid == self.program.pid:

@@ -126,6 +126,74 @@ static void jumps(void) {
     }
 }
 
+// What a call held that was jumped out of is let go: the last close is the end of the connection.
+static void released(void) {
+    section("closed after a jump");
+    alarm(40);
+    pthread_t self = pthread_self();
+    install(SIGUSR1, on_jump, 0);
+    const int old_c = c, old_s = s, old_u = u, old_ep = ep;
+    for (volatile int i = 0; i < CALLS; i++) {
+        if (i == 4 || (i > 4 && i < 9) || (i > 14 && i < 19)) continue;
+        tcp_pair(&c, &s);
+        ep = epoll_create1(0);
+        struct epoll_event e = {EPOLLIN, {0}};
+        epoll_ctl(ep, EPOLL_CTL_ADD, s, &e);
+        pthread_t t = spawn_thread(kicks, &self);
+        if (sigsetjmp(jump, 1) == 0) wait_in(i);
+        pthread_join(t, 0);
+        close(ep), close(s);
+        AW(c, POLLIN);
+        char b;
+        long r = recv(c, &b, 1, MSG_DONTWAIT);
+        if (r) say("%s: %ld %s", names[i], r, en(errno));
+        close(c);
+    }
+    c = old_c, s = old_s, u = old_u, ep = old_ep;
+    all_works();
+}
+
+// fork in a handler that has interrupted a call: in both the call goes on, and the last close is the last.
+static void on_fork(int sig) {
+    (void)sig;
+    int e = errno;
+    pid_t p = fork();
+    if (p == 0) {
+        diff_who = "child: ";
+        alarm(8);
+        send(c, "child", 5, 0);
+    } else {
+        waitpid(p, 0, 0);
+        send(c, "parent", 6, 0);
+    }
+    errno = e;
+    hits = p == 0 ? 100 : 1;
+}
+static void forks(void) {
+    section("a handler that forks");
+    install(SIGUSR1, on_fork, SA_RESTART);
+    pthread_t self = pthread_self();
+    hits = 0;
+    const int old_c = c, old_s = s;
+    tcp_pair(&c, &s);
+    pthread_t t = spawn_thread(kicks, &self);
+    char b[16];
+    long n = recv(s, b, sizeof b, 0);
+    bytes("read", b, n);
+    if (hits == 100) {
+        int d = dup(s);
+        close(s);
+        T(send(d, "still", 5, 0));
+        _exit(0);
+    }
+    pthread_join(t, 0);
+    RX(c, 8, 0);
+    close(s);
+    RX(c, 8, 0);
+    close(c);
+    c = old_c, s = old_s;
+}
+
 // Again and again by a timer, wherever the call happens to be.
 static void many(void) {
     section("by a timer, anywhere");
@@ -308,6 +376,8 @@ int main(void) {
         ;
     nonblock(full_c, 0);
     jumps();
+    released();
+    forks();
     many();
     cut();
     stacks();

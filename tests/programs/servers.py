@@ -8,6 +8,12 @@ BIG = 100 << 20
 SIZES = {"small": 1024, "page": 102400, "big": BIG}
 
 
+def rows(number, width, seed):
+    """Lines of comma-separated values, of all lengths up to the width."""
+    r = random.Random(seed)
+    return b"".join(b"%d,%s\n" % (i, r.randbytes(r.randrange(width // 2)).hex().encode()) for i in range(number))
+
+
 def www(w, port, text, shim):
     """Python's web server with one small and one larger file."""
     top = w.path("www-%d" % port)
@@ -137,6 +143,7 @@ def wrk_figure(w, url, shim, what, *options, may_end=False):
 
 # --- haproxy ---------------------------------------------------------------------------------------------
 
+# No idle connections to servers: with several threads haproxy 2.6 may crash when it ends with some, also with the kernel.
 HAPROXY = """
 global
     nbthread 2
@@ -153,8 +160,8 @@ frontend in
     default_backend servers
 backend servers
     balance roundrobin
-    server one %(address)s:%(one)d check inter 200ms
-    server two %(address)s:%(two)d check inter 200ms
+    server one %(address)s:%(one)d check inter 200ms pool-max-conn 0
+    server two %(address)s:%(two)d check inter 200ms pool-max-conn 0
 """
 
 

@@ -164,7 +164,7 @@ def gunicorn(w, shim):
         def worker():
             before = children(master.pid)
             os.kill(min(before), signal.SIGTERM)
-            wait_until("there is another worker", lambda: len(children(master.pid) - before) == 1)
+            wait_until("there is another worker", lambda: children(master.pid) - before and min(before) not in children(master.pid))
 
         def usr2():
             master.kill(signal.SIGUSR2)

@@ -307,13 +307,24 @@ def starts_outsider(port):
 
 @case
 def outsider_inherits(w):
-    """a program without the shim that inherits our listener serves programs without the shim"""
+    """a program without the shim that inherits our listener serves programs without the shim, and after a while those with it"""
     for shim in (False, True):
         port = w.port()
         s = w.guest(starts_outsider, port, shim=shim, env={"SOCKSHIM_KEEP_ENV": "0"})
         s.until("ready")
         for _ in range(2):
             same("the answer", "fine\n", w.guest(ask, port, "tcp", 4, shim=False).ok().text())
+        if shim:
+            # At first they meet our side, which nobody serves; then the kernel's.
+            w.settle(lambda: w.guest(ask_or_reset, port), "a client under the shim is served")
+
+
+@guest
+def ask_or_reset(port):
+    try:
+        ask(port, "tcp", 4)
+    except ConnectionResetError:
+        sys.exit("refused, so to say")
 
 
 # --- options, errors, other worlds ------------------------------------------------------------------------------------

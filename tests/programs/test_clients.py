@@ -58,7 +58,7 @@ def lftp(w, shim):
 @case
 @both_worlds
 def busybox(w, shim):
-    """busybox: wget and nc, a dynamic build"""
+    """busybox: wget, nc and httpd, a dynamic build"""
     program = need("busybox")
     if "libc.so" not in subprocess.run(["ldd", program], capture_output=True, text=True).stdout:
         raise Skip("this busybox is static")
@@ -66,7 +66,11 @@ def busybox(w, shim):
     w.start(program, "wget", "-q", "-O", w.path("got"), url + "/larger", shim=shim).ok()
     c = w.start(program, "nc", LOOPBACK, port, stdin=b"GET /who HTTP/1.0\r\n\r\n", shim=shim).ok()
     w.ours(port, shim)
-    return file_sha(w.path("got")), c.text().splitlines()[-1]
+    served = w.port()
+    w.start(program, "httpd", "-f", "-p", "%s:%d" % (LOOPBACK, served), "-h", w.path("www-%d" % port), shim=shim, name="httpd")
+    fetched = w.settle(lambda: w.start(need("curl"), "-sS", "http://%s:%d/larger" % (LOOPBACK, served), shim=shim), "httpd serves")
+    w.ours(served, shim)
+    return file_sha(w.path("got")), c.text().splitlines()[-1], sha(fetched.out())
 
 
 @case
@@ -120,19 +124,71 @@ def wrk(w, shim):
 @case
 @both_worlds
 def iperf3(w, shim):
-    """iperf3: 64 MB in one stream, in four, in four backwards"""
+    """iperf3: 64 MB in one stream, in four, in one and four backwards, with sendfile; UDP both ways"""
     program, outcome = need("iperf3"), []
-    for args in (["-n", "64M"], ["-n", "64M", "-P", "4"], ["-n", "64M", "-P", "4", "-R"]):
+
+    def measure(*args):
         port = w.port()
         s = w.start(program, "-s", "-1", "-4", "-B", LOOPBACK, "-p", port, "--forceflush", shim=shim, name="iperf3-server")
         s.until("Server listening")
         c = w.start(program, "-c", LOOPBACK, "-4", "-p", port, "-J", *args, shim=shim).ok()
         s.ok()
         w.ours(port, shim)
-        end = json.loads(c.text())["end"]
+        return json.loads(c.text())["end"]
+    for what, args in (("one stream", []), ("four streams", ["-P", "4"]), ("one stream, -R", ["-R"]),
+                       ("four streams, -R", ["-P", "4", "-R"]), ("one stream, -Z", ["-Z"])):
+        end = measure("-n", "64M", *args)
         # (The server stops counting when the client says that it has sent all.)
         outcome.append((len(end["streams"]), end["sum_sent"]["bytes"] >= 64 << 20, end["sum_received"]["bytes"] >= 16 << 20))
+        w.figure(what, "Gbit/s", end["sum_sent"]["bits_per_second"] / 1e9, shim)
+    for args in ([], ["-R"]):
+        end = measure("-u", "-b", "100M", "-t", "1", "-l", "1400", *args)
+        outcome.append(end["sum"]["packets"] > 100)
     return outcome
+
+
+@case
+@both_worlds
+def sockperf(w, shim):
+    """sockperf: ping-pong and throughput over TCP, UDP and by epoll over both"""
+    program, outcome = need("sockperf"), []
+    for kind in (["--tcp"], []):
+        port = w.port()
+        s = w.start(program, "sr", "-i", LOOPBACK, "-p", port, *kind, shim=shim, name="sockperf-server")
+        s.until("Warmup stage|using recvfrom|to terminate")
+        by = "by TCP" if kind else "by UDP"
+        p = w.start(program, "ping-pong", "-i", LOOPBACK, "-p", port, "-t", 1, "-m", 64, *kind, shim=shim).ok()
+        outcome += re.findall("# dropped messages.*", p.text())
+        way = float(re.search(r"Latency is ([\d.]+)", p.text()).group(1))  # microseconds, one way
+        w.figure("ping-pong " + by, "round trips/s", 500000 / way, shim)
+        p = w.start(program, "throughput", "-i", LOOPBACK, "-p", port, "-t", 1, "-m", 64, *kind, shim=shim).ok()
+        w.figure("throughput " + by, "messages/s", float(re.search(r"Message Rate is (\d+)", p.text()).group(1)), shim)
+        w.ours(port, shim)
+    port, both = w.port(), w.port()
+    feed = w.file("feed-%d" % port, ("T:%s:%d\nU:%s:%d\n" % (LOOPBACK, port, LOOPBACK, both)).encode())
+    w.start(program, "sr", "-f", feed, "-F", "epoll", shim=shim, name="sockperf-server").until("to terminate|Warmup|using epoll")
+    p = w.start(program, "ping-pong", "-f", feed, "-F", "epoll", "-t", 1, shim=shim).ok()
+    outcome += re.findall("# dropped messages.*", p.text())
+    for number in (port, both):
+        w.ours(number, shim)
+    return outcome
+
+
+@case
+@both_worlds
+def nmap(w, shim):
+    """nmap: -sT of open and closed ports, at once and one after the other"""
+    program = need("nmap")
+    port, _ = web(w, shim)
+    closed = [w.port() for _ in range(6)]
+    answers = []
+    for args in ([], ["--max-parallelism", "1"]):
+        p = w.start(program, "-sT", *args, "-Pn", "-n", "-p", ",".join(map(str, [port] + closed)), "-oG", "-", LOOPBACK, shim=shim)
+        found = re.findall(r"(\d+)/(\w+)/tcp", p.ok().text())
+        same("what is open", [str(port)], [number for number, state in found if state == "open"])
+        answers.append(sorted(state for _, state in found))
+    w.ours(port, shim)
+    return answers
 
 
 # --- interpreters --------------------------------------------------------------------------------------------

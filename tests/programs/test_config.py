@@ -87,6 +87,27 @@ def good_values(w):
         w.ours(talk(w, env)[0])
 
 
+@guest
+def echo_without_environment(port):
+    """As setproctitle does: what stood in the environment is something else before the first socket is made."""
+    with open("/proc/self/stat") as f:
+        start, end = map(int, f.read().rsplit(")", 1)[1].split()[47:49])
+    ctypes.memset(start, ord("x"), end - start - 1)
+    echo(port, 1)
+
+
+@case
+def written_over(w):
+    """variables hold as the process was started with them, whatever it writes there, and whether a trace has read them before"""
+    for env in ({}, {"SOCKSHIM_TRACE": w.path("trace.%n")}, {"SOCKSHIM_NET": "mine"}):
+        port = w.port()
+        s = w.guest(echo_without_environment, port, env=env)
+        s.until("ready")
+        same("the echo with %s" % (env or "nothing more"), "True\n", w.guest(ask, port, env=env).ok().text())
+        s.ok()
+        w.ours(port)
+
+
 @case
 def quiet(w):
     """SOCKSHIM_QUIET=1: no message about anything, wherever it stands in the environment"""

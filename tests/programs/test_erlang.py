@@ -95,7 +95,7 @@ NODES = r"""
 
 main([Other]) ->
     B = list_to_atom(Other),
-    io:format("~p~n", [lists:member(pong, [begin timer:sleep(50 * I), net_adm:ping(B) end || I <- lists:seq(0, 20)])]),
+    io:format("~p~n", [net_adm:ping(B)]),
     Big = crypto:hash(sha256, <<>>), Term = [{I, binary:copy(Big, 1000)} || I <- lists:seq(1, 200)],
     io:format("~p~n", [rpc:call(B, erlang, phash2, [Term]) =:= erlang:phash2(Term)]),
     io:format("~p~n", [rpc:call(B, lists, reverse, [Term]) =:= lists:reverse(Term)]),
@@ -198,7 +198,7 @@ def rabbit_client(port):
 @case
 @both_worlds
 def rabbitmq(w, shim):
-    """rabbitmq-server, rabbitmqctl, python3-pika: 300 messages of up to 600 KB through two queues, confirmed and acknowledged; list_queues, stop"""
+    """rabbitmq-server, rabbitmqctl, python3-pika: 300 messages of up to 600 KB through two queues, confirmed and acknowledged; list_queues"""
     need("erl", "rabbitmqctl")
     bin = "/usr/lib/rabbitmq/bin/"
     if not os.access(bin + "rabbitmq-server", os.X_OK) or subprocess.run([PYTHON, "-c", "import pika"], stderr=subprocess.DEVNULL).returncode:
@@ -219,8 +219,6 @@ def rabbitmq(w, shim):
     epmd_is_ours(epmd, shim)
     for p in (port, dist):
         w.ours(p, shim)
-    w.start(bin + "rabbitmqctl", "-q", "stop", shim=shim, env=env).ok()
-    outcome.append(server.wait())
     return outcome
 
 

@@ -125,8 +125,8 @@ def asan(w, shim):
 @case
 @both_worlds
 def tsan(w, shim):
-    """gcc: a program built with -fsanitize=thread"""
-    return sanitized(w, shim, built(w, "-fsanitize=thread", "-static-libtsan"))
+    """gcc: a program built with -fsanitize=thread, its library in it or not"""
+    return [sanitized(w, shim, built(w, "-fsanitize=thread", *more)) for more in ((), ("-static-libtsan",))]
 
 
 @case

@@ -7,14 +7,15 @@ import argparse, os, sys, time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "crash"))
 from crash import *
+import harness
 from runner import Site, arena_bytes, back_to, cells, no_more_descriptors, observer, settled
-from services import Git, Haproxy, Memcached, Nginx, Postgres, Redis, Rsync
+from services import Git, Haproxy, Memcached, Nginx, Postgres, Redis, Rsync, Sshd
 from tree import adopt_orphans
 
 options = argparse.Namespace(seconds=3600)
 # Whether the service's own processes are killed and restarted, or live as long as the test.
-SERVICES = [(Nginx, True), (Haproxy, True), (Redis, True), (Postgres, True), (Rsync, True), (Git, True), (Memcached, False),
-            (Nginx, False)]
+SERVICES = [(Nginx, True), (Haproxy, True), (Redis, True), (Postgres, True), (Rsync, True), (Git, True), (Sshd, True),
+            (Memcached, False), (Nginx, False)]
 OWN_KILOBYTES = 8 << 10  # by which a process may grow
 ARENA_BYTES = 64 << 20
 TIME_WAIT = 62
@@ -25,14 +26,16 @@ class Soak:
         self.w = w
         self.services = [(kind(w), mortal) for kind, mortal in SERVICES]
         self.sites, self.mortal = [], []
-        self.reloads = self.slowest = 0
+        self.reloads = 0
 
     def begin(self):
         for service, mortal in self.services:
-            site = Site(service, rng, tools=True)
+            site = Site(service)
+            site.enough = 1  # benchmarks take their time
             self.sites.append(site)
             if mortal:
                 self.mortal.append(site)
+            site.begin(rng, tools=True)
 
     def all_go_on(self, what):
         for site in self.sites:
@@ -47,17 +50,16 @@ class Soak:
         if not what:
             return
         self.reloads += what.startswith("a reload")
-        began = time.monotonic()
         site.goes_on(what)
-        self.slowest = max(self.slowest, time.monotonic() - began)
 
     def report(self, began):
-        total = sum(c.total() for s in self.sites for c in s.clients)
+        total = sum(s.exchanges() for s in self.sites)
         in_use = cells(self.w.net)
-        say("%4.0f s: %d kills, %d restarts, %d reloads; %d exchanges; arena: %d socks, %d TIME_WAIT, %d MB; longest wait %.1f s"
+        say("%4.0f s: %d kills, %d restarts, %d reloads; %d exchanges; arena: %d socks, %d TIME_WAIT, %d MB; longest wait %.1f s, after %s"
             % (time.monotonic() - began, sum(s.kills for s in self.sites), sum(s.restarts for s in self.sites), self.reloads,
-               total, in_use.get("sock", 0), in_use.get("timewait_sock", 0), arena_bytes(self.w.net) >> 20, self.slowest))
-        self.slowest = 0
+               total, in_use.get("sock", 0), in_use.get("timewait_sock", 0), arena_bytes(self.w.net) >> 20, *max(s.longest for s in self.sites)))
+        for s in self.sites:
+            s.longest = 0, ""
 
     def rest(self):
         for site in self.sites:
@@ -124,15 +126,14 @@ def soak(w):
     users = {service.user: service for service, _ in s.services}.values()
     first = [observer(service) for service in users]
     alone = settled(w.net)
-    try:
-        s.begin()
-        for p in first:
-            p.kill()
-            p.wait()
-        s.run(options.seconds)
-        last = [observer(service) for service in users]
-    finally:
-        s.end()
+    w.at_close = s.end
+    s.begin()
+    for p in first:
+        p.kill()
+        p.wait()
+    s.run(options.seconds)
+    last = [observer(service) for service in users]
+    s.end()
     # Long enough for TIME_WAIT to be worth a wait?
     whole = options.seconds >= 10 * TIME_WAIT
     back_to(w.net, alone, "all have been killed", but=() if whole else ("timewait_sock",), seconds=TIME_WAIT + PATIENCE)
@@ -151,5 +152,6 @@ if __name__ == "__main__":
         rng.seed(options.seed)
         print("from here on seed %d" % options.seed)
     os.nice(5)
+    harness.PATIENCE = max(harness.PATIENCE, 120)  # beside others
     sys.argv[1:] = ["--budget", options.budget]
     main()

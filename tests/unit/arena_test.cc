@@ -13,6 +13,7 @@
 #include "core/arena/arena.h"
 #include "core/arena/extent.h"
 #include "core/arena/owner.h"
+#include "core/arena/private.h"
 #include "core/sync/robust_lock.h"
 #include "core/tcp/stream_ring.h"
 
@@ -146,6 +147,36 @@ TEST_CASE("a process is alive until it is not", "[arena]") {
     REQUIRE_FALSE(proc_alive(*shared));
     reap_all_cells();
     REQUIRE_FALSE(proc_alive(*shared));
+}
+
+TEST_CASE("a slot that a living process is just taking is not reaped", "[arena]") {
+    REQUIRE(arena_attach_private() == 0);
+    const pid_t pid = fork();
+    if (pid == 0) {
+        process_register();
+        for (;;) pause();
+    }
+    const auto slot_of_child = []() -> process_slot* {
+        for (u32 slot = 1; slot <= max_processes; ++slot) {
+            process_slot& p = the_arena.header->processes[slot];
+            if (slot != proc_slot_of(self_proc) && proc_of_slot(slot)) return &p;
+        }
+        return nullptr;
+    };
+    while (!slot_of_child()) usleep(1000);
+    // As a fork registers, beside a reaper: the time of its beginning is an earlier user's still.
+    process_slot& p = *slot_of_child();
+    const u64 live = p.word.load(), start = p.start_time.load();
+    p.start_time.store(12345);
+    CHECK(process_claim_dead() != 0); // that is how another process with its pid looks
+    p.word.store((live & ~u64{3}) | PROC_CLAIMED);
+    CHECK(process_claim_dead() == 0);
+    p.start_time.store(start);
+    p.word.store(live);
+    kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+    CHECK(process_claim_dead() != 0);
+    reap_all_cells();
 }
 
 TEST_CASE("a lock whose owner died is taken over, and its taker told", "[sync]") {

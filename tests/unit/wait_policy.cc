@@ -195,6 +195,19 @@ TEST_CASE("wait_on: signals as sock_intr_errno has it", "[wait]") {
     handle_signal(SIGUSR1, SIG_DFL, 0);
 }
 
+// Sleeps that prove brief, though the sleeper wakes so much later: patience comes back. After more than one, for
+// a queue may be put off, and so may this thread where others want its processor.
+static bool patient_again(a32& score, unsigned late_us) {
+    for (int i = 0; i < 200000; ++i) {
+        spin_wait w(score);
+        if (w.pause()) return true;
+        const u32 woken = static_cast<u32>(monotonic_us());
+        if (late_us) usleep(late_us);
+        w.finish(true, woken);
+    }
+    return false;
+}
+
 TEST_CASE("patience: an idle queue stops spinning, a busy one starts again", "[wait]") {
     fake::source s;
     for (int i = 0; i < 8; ++i) {
@@ -228,12 +241,32 @@ TEST_CASE("patience: an idle queue stops spinning, a busy one starts again", "[w
         CHECK_FALSE(w.pause()); // sleeps at once
         w.finish(false);
     }
-    // Sleeps that prove brief: patience comes back (more than one, for this thread may be put off).
-    bool patient = false;
-    for (int i = 0; i < 100 && !patient; ++i) {
+    CHECK(patient_again(score, 0));
+}
+
+TEST_CASE("patience: the time that waking takes is not the wait's", "[wait]") {
+    a32 score{};
+    const auto long_wait = [&](bool waker_was_late) {
         spin_wait w(score);
-        patient = w.pause();
-        w.finish(true);
+        while (w.pause()) {
+        }
+        const u64 begun = monotonic_us();
+        usleep(200);
+        w.finish(true, static_cast<u32>(waker_was_late ? monotonic_us() : begun));
+    };
+    for (int i = 0; i < 10; ++i) long_wait(true);
+    {
+        spin_wait w(score);
+        CHECK_FALSE(w.pause());
+        w.finish(false);
     }
-    CHECK(patient);
+    CHECK(patient_again(score, 200));
+}
+
+TEST_CASE("patience: a bad word from the arena does no harm", "[wait]") {
+    for (const u32 word : {~0u, 0x80000000u, 0x0000ffffu, 0x5555aaaau}) {
+        a32 score{};
+        score.store(word);
+        CHECK(patient_again(score, 0));
+    }
 }
