@@ -50,14 +50,17 @@ void scm_received(msghdr* umsg) {
     });
 }
 
-void scm_sending(const msghdr* umsg) {
-    for_each_right(umsg, [](int fd) {
+bool scm_sending(const msghdr* umsg) {
+    bool any = false;
+    for_each_right(umsg, [&any](int fd) {
         const fd_kind kind = fd_classify(fd);
         const u32 index = fd_entry_index(fd_table[fd].load());
         if (kind == FD_EPOLL) eventpoll_note_fd(index, fd);
         if (kind != FD_SOCKET) return;
+        any = true;
         if (socket* s = slab_at<socket>(index)) static_cast<void>(carrier_lock(*s, fd));
     });
+    return any;
 }
 
 } // namespace sockshim

@@ -64,7 +64,7 @@ long sys_epoll_wait(int epfd, epoll_event* events, int maxevents, const timespec
 // Descriptors that arrived by SCM_RIGHTS in a message received by libc; and those about to be sent
 // (their carriers get their lock before they leave).
 void scm_received(msghdr* msg);
-void scm_sending(const msghdr* msg);
+bool scm_sending(const msghdr* msg); // is there a socket of ours in it?
 
 // process life (dispatch/process.cc)
 void process_before_fork();

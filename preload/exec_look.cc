@@ -4,6 +4,7 @@
 #include <cstring>
 #include <elf.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
@@ -11,6 +12,7 @@
 
 #include "core/base/raw_syscall.h"
 #include "core/trace/trace.h"
+#include "preload/elf_lookup.h"
 
 namespace sockshim {
 namespace {
@@ -248,5 +250,59 @@ void look_at_exec_in_path(const exec_environment& env, const char* file) {
 }
 
 void look_at_shell(const exec_environment& env) { look_at_exec(env, "/bin/sh"); }
+
+namespace {
+
+// Is a file of our name among those that the process has mapped? Also when it cannot be told.
+bool has_us(int pid) {
+    const char* const path = elf_own_path();
+    const char* const slash = std::strrchr(path, '/');
+    const char* const name = slash ? slash + 1 : path;
+    const std::size_t length = std::strlen(name);
+    line maps;
+    maps.put("/proc/");
+    number(maps, pid);
+    maps.put("/maps");
+    maps.text[maps.used] = 0;
+    const long fd = raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(maps.text), O_RDONLY | O_CLOEXEC, 0);
+    if (fd < 0) return true;
+    char text[1024];
+    bool found = false;
+    std::size_t matched = 0; // of the name, across what is read at a time
+    for (long n; !found && (n = raw_syscall(SYS_read, fd, ptr_arg(text), sizeof text)) > 0;) {
+        for (long i = 0; i < n && !found; ++i) {
+            matched = text[i] == name[matched] ? matched + 1 : text[i] == name[0];
+            found = matched == length;
+        }
+    }
+    raw_syscall(SYS_close, fd);
+    return found;
+}
+
+} // namespace
+
+// Whom a unix socket is connected to is known as it was when it was connected.
+void look_at_receiver(int unix_socket) {
+    const configuration options = exec_options();
+    if (!somebody_reads(options)) return;
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (raw_syscall(SYS_getsockopt, unix_socket, SOL_SOCKET, SO_PEERCRED, ptr_arg(&peer),
+                    ptr_arg(&size)) != 0 ||
+        peer.pid <= 0 || peer.pid == raw_syscall(SYS_getpid) || has_us(peer.pid)) {
+        return;
+    }
+    line link;
+    link.put("/proc/");
+    number(link, peer.pid);
+    link.put("/exe");
+    link.text[link.used] = 0;
+    char program[path_room];
+    const long n = raw_syscall(SYS_readlinkat, AT_FDCWD, ptr_arg(link.text), ptr_arg(program),
+                               sizeof program - 1);
+    if (n <= 0) return;
+    program[n] = 0;
+    say(options, program, nullptr, "it is sent a socket, and has not loaded the library");
+}
 
 } // namespace sockshim

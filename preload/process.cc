@@ -71,6 +71,7 @@ void process_activate() {
     if (process_active.load()) return;
     register_atfork();
     make_fork_page();
+    streams_activate();
     process_active.store(1);
 }
 
@@ -143,8 +144,7 @@ void process_at_load() {
     if (trace_enabled || self_proc) signals_activate(); // attached before we came to be
     if (getenv("SOCKSHIM_CATCH")) catch_start();
     for (int fd = 0; fd < 3; ++fd) {
-        // Only a carrier is worth the look: a regular file, opened for reading only.
-        if (!fd_is_libc(fd) && fd_classify(fd) == FD_SOCKET) standard_stream_check(fd);
+        if (!fd_is_libc(fd)) fd_classify(fd); // a stream on it must find us there
     }
     at_quick_exit([] { process_at_exit("quick_exit"); });
 }

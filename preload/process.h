@@ -51,8 +51,5 @@ inline bool process_may_have_sockets() {
 void process_at_load();
 // The process ends without running libc's exit (`_exit`) or at the end of it. Async-signal-safe.
 void process_at_exit(const char* why);
-// Writes what streams on our sockets still hold (preload/wrap_stdio.cc). False when it cannot be sure:
-// then libc will flush them after us, and the sockets must stay open.
-bool flush_socket_streams();
 
 } // namespace sockshim

@@ -17,6 +17,7 @@
 #include "dispatch/fd_table.h"
 #include "dispatch/syscalls.h"
 #include "preload/cancel.h"
+#include "preload/exec_look.h"
 #include "preload/process.h"
 #include "preload/real.h"
 
@@ -94,17 +95,25 @@ inline int made(int fd) {
     return fd_made(fd);
 }
 
+// Libc is about to close `fd`, which is its own: unknown from here on, so that whatever comes to stand there, by
+// whichever way, is looked at. (Afterwards it may be somebody else's already.)
+inline void fd_closes(int fd) {
+    if (static_cast<u32>(fd) < fd_table_size && !in_vfork_child()) {
+        fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
+    }
+}
+
 // Descriptors that leave in a message of libc's: those that are carriers get their lock first. The
 // program's pointer is checked by copying; before the process is active it has no carrier of its own.
-inline void before_libc_sendmsg(const msghdr* msg) {
+inline void before_libc_sendmsg(int fd, const msghdr* msg) {
     if (SOCKSHIM_LIKELY(!process_active.load_relaxed()) || in_vfork_child()) return;
     msghdr copy;
     if (get_user(copy, msg) != 0 || !copy.msg_control || !copy.msg_controllen) return;
-    scm_sending(&copy);
+    if (SOCKSHIM_UNLIKELY(scm_sending(&copy))) look_at_receiver(fd);
 }
-inline void before_libc_sendmmsg(const mmsghdr* vec, unsigned n) {
+inline void before_libc_sendmmsg(int fd, const mmsghdr* vec, unsigned n) {
     for (unsigned i = 0; process_active.load_relaxed() && i < n && i < 1024; ++i) {
-        before_libc_sendmsg(&vec[i].msg_hdr);
+        before_libc_sendmsg(fd, &vec[i].msg_hdr);
     }
 }
 

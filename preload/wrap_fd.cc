@@ -7,16 +7,9 @@
 
 #include "core/arena/arena.h"
 #include "preload/carrier_seen.h"
-#include "preload/socket_stream.h"
 #include "preload/wrap.h"
 
 using namespace sockshim;
-
-// A socket of ours may stand on this number now, even on 0, 1 or 2.
-static long installed(long fd) {
-    standard_stream_check(fd);
-    return fd;
-}
 
 // In a vfork child: the one descriptor of the library's own that the image to come may need. -1: none. (Its
 // others the child may close; they are its parent's.)
@@ -31,13 +24,9 @@ static int close_all_but(int kept, unsigned first, unsigned last, int flags) {
     return r;
 }
 
-// A number of libc's becomes unknown before it is closed (afterwards it may be somebody else's
-// already), so that whatever comes to stand there, by whichever way, is looked at.
 SOCKSHIM_WRAP(int, close, (int fd)) {
     if (SOCKSHIM_LIKELY(fd_is_libc(fd))) {
-        if (static_cast<u32>(fd) < fd_table_size && !in_vfork_child()) {
-            fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
-        }
+        fd_closes(fd);
         return real::close(fd);
     }
     return ask([=] { return pthread_testcancel(), sys_close(fd); },
@@ -68,19 +57,18 @@ SOCKSHIM_WRAP(void, closefrom, (int low)) {
 
 SOCKSHIM_WRAP(int, dup, (int fd)) {
     return route(
-        fd, [=] { return installed(sys_dup(fd)); }, [=] { return made(real::dup(fd)); });
+        fd, [=] { return sys_dup(fd); }, [=] { return made(real::dup(fd)); });
 }
 
 SOCKSHIM_WRAP(int, dup2, (int fd, int to)) {
     return route(
-        fd, to, [=] { return installed(sys_dup2(fd, to)); },
-        [=] { return made(real::dup2(fd, to)); });
+        fd, to, [=] { return sys_dup2(fd, to); }, [=] { return made(real::dup2(fd, to)); });
 }
 SOCKSHIM_WRAP_ALIAS(__dup2, dup2)
 
 SOCKSHIM_WRAP(int, dup3, (int fd, int to, int flags)) {
     return route(
-        fd, to, [=] { return installed(sys_dup3(fd, to, flags)); },
+        fd, to, [=] { return sys_dup3(fd, to, flags); },
         [=] { return made(real::dup3(fd, to, flags)); });
 }
 
@@ -100,11 +88,7 @@ static int owner_of(int fd) {
 SOCKSHIM_WRAP(int, fcntl, (int fd, int cmd, unsigned long arg)) {
     if (SOCKSHIM_UNLIKELY(cmd == F_GETOWN) && !fd_is_libc(fd)) return owner_of(fd);
     return route(
-        fd,
-        [=] {
-            const long r = sys_fcntl(fd, cmd, arg);
-            return cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC ? installed(r) : r;
-        },
+        fd, [=] { return sys_fcntl(fd, cmd, arg); },
         [=] {
             const int r = real::fcntl(fd, cmd, arg);
             return cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC ? made(r) : r;

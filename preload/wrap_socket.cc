@@ -123,7 +123,7 @@ SOCKSHIM_WRAP(ssize_t, sendmsg, (int fd, const msghdr* msg, int flags)) {
     return route_cancel(
         fd, [=] { return socketcall(SYS_SENDMSG, fd, msg, flags); },
         [=] {
-            before_libc_sendmsg(msg);
+            before_libc_sendmsg(fd, msg);
             return real::sendmsg(fd, msg, flags);
         });
 }
@@ -132,7 +132,7 @@ SOCKSHIM_WRAP(int, sendmmsg, (int fd, mmsghdr* vec, unsigned n, int flags)) {
     return route_cancel(
         fd, [=] { return socketcall(SYS_SENDMMSG, fd, vec, n, flags); },
         [=] {
-            before_libc_sendmmsg(vec, n);
+            before_libc_sendmmsg(fd, vec, n);
             return real::sendmmsg(fd, vec, n, flags);
         });
 }

@@ -1,5 +1,5 @@
-// stdio. Libc's streams read, write and close inside libc, where no wrapper is passed. A stream that
-// is made for a socket of ours is therefore one whose functions are ours (preload/socket_stream.h).
+// stdio: what makes streams and takes them away (what they do on our sockets is in socket_stream.cc), and libc's
+// printing to a number.
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
@@ -14,16 +14,9 @@ using namespace sockshim;
 
 namespace {
 
-// Libc closes or replaces the stream's descriptor.
+// Before libc closes the stream. (Ours closes by way of socket_stream.cc.)
 void stream_leaves(FILE* stream) {
-    const int fd = stream->_fileno;
-    if (fd < 0 || static_cast<u32>(fd) >= fd_table_size || in_vfork_child()) return;
-    a32& entry = fd_table[static_cast<u32>(fd)];
-    if (fd_is_libc(fd)) {
-        entry.store_relaxed(FD_UNKNOWN);
-    } else if (entry.load() != FD_UNKNOWN && !is_socket_stream(stream)) {
-        fd_forget(fd);
-    }
+    if (fd_is_libc(stream->_fileno)) fd_closes(stream->_fileno);
 }
 
 FILE* made_stream(FILE* stream) {
@@ -76,19 +69,16 @@ SOCKSHIM_WRAP(int, fclose, (FILE * stream)) {
 }
 SOCKSHIM_WRAP_ALIAS(_IO_fclose, fclose)
 
-// Libc puts the new file on the old number with a dup3 of its own.
-SOCKSHIM_WRAP(FILE*, freopen, (const char* named, const char* mode, FILE* stream)) {
+// Libc puts the new file on the old number with a dup3 of its own. What cannot be opened closes the stream all the
+// same.
+SOCKSHIM_WRAP(FILE*, freopen, (const char* path, const char* mode, FILE* stream)) {
     const int fd = stream->_fileno;
-    // What cannot be opened closes the stream all the same.
-    const char* const path = named && names_socket(AT_FDCWD, named) ? "/dev/fd/-1" : named;
-    if (SOCKSHIM_UNLIKELY(!fd_is_libc(fd)) && fd >= 0 && !in_vfork_child() &&
-        fd_classify(fd) != FD_LIBC) {
-        fflush(stream);
-        fd_forget(fd);
-        if (is_socket_stream(stream)) make_plain(stream);
-    }
-    FILE* const again = made_stream(real::freopen(path, mode, stream));
-    if (path != named) errno = ENXIO;
+    const bool replaces = SOCKSHIM_UNLIKELY(!fd_is_libc(fd)) && fd >= 0 && !in_vfork_child() &&
+                          fd_classify(fd) != FD_LIBC;
+    const bool refused = path ? names_socket(AT_FDCWD, path) : replaces;
+    FILE* const again = made_stream(real::freopen(refused ? "/dev/fd/-1" : path, mode, stream));
+    if (!again && replaces) fd_forget(fd);
+    if (refused) errno = ENXIO;
     return again;
 }
 SOCKSHIM_WRAP_ALIAS(freopen64, freopen)

@@ -293,8 +293,8 @@ bool starts_with_descriptor(long nr) {
 
 // The kernel is about to get the call: whom its message takes our sockets to.
 void before_kernel(const call_words& c) {
-    if (c.nr == SYS_sendmsg) before_libc_sendmsg(c.ptr<const msghdr>(1));
-    if (c.nr == SYS_sendmmsg) before_libc_sendmmsg(c.ptr<const mmsghdr>(1), c.flags(2));
+    if (c.nr == SYS_sendmsg) before_libc_sendmsg(c.fd(0), c.ptr<const msghdr>(1));
+    if (c.nr == SYS_sendmmsg) before_libc_sendmmsg(c.fd(0), c.ptr<const mmsghdr>(1), c.flags(2));
 }
 
 // Libc's syscall() has answered r: what the table must learn from it, and what the program gets.
@@ -444,9 +444,7 @@ long answer(const call_words& call) {
             fork_check();
             return on_descriptor(call);
         }
-        if (call.nr == SYS_close && static_cast<u32>(fd) < fd_table_size && !in_vfork_child()) {
-            fd_table[static_cast<u32>(fd)].store_relaxed(FD_UNKNOWN);
-        }
+        if (call.nr == SYS_close) fd_closes(fd);
         return SYS_NOT_OURS;
     }
     switch (call.nr) {

@@ -191,7 +191,7 @@ int main(void) {
     for (long async = 0; async < 2; async++) {
         section(async ? "in the middle of traffic, asynchronous" : "in the middle of traffic");
         alarm(40);
-        for (long i = 0; i < 200; i++) {
+        for (long i = 0; i < 100; i++) {
             t = spawn_thread(busy, (void*)async);
             usleep(i * 37 % 3000);
             pthread_cancel(t);

@@ -77,7 +77,7 @@ static void diff_on_alarm(int sig) {
 }
 static void diff_on_pipe(int sig) {
     (void)sig;
-    diff_sigpipes++;
+    diff_sigpipes = diff_sigpipes + 1;
 }
 
 // Names the section and gives it 8 seconds; the handler says where it hung.
@@ -153,7 +153,7 @@ UNUSED static void diff_report(const char* what, long r, int e, int isfd, int pi
 
 // Bytes, escaped.
 UNUSED static void bytes(const char* name, const void* p, long n) {
-    const unsigned char* b = p;
+    const unsigned char* b = (const unsigned char*)p;
     char o[1400];
     int k = 0;
     for (long i = 0; i < n && k < 1300; i++)
@@ -164,7 +164,7 @@ UNUSED static void bytes(const char* name, const void* p, long n) {
 }
 
 UNUSED static uint64_t hash_add(uint64_t h, const void* p, size_t n) {
-    const unsigned char* b = p;
+    const unsigned char* b = (const unsigned char*)p;
     for (size_t i = 0; i < n; i++) h = (h ^ b[i]) * 1099511628211ull;
     return h;
 }
@@ -214,7 +214,7 @@ UNUSED static const char* pbits(int e) {
     return o;
 }
 UNUSED static int poll1(int fd, int ev, int ms) {
-    struct pollfd p = {fd, ev, 0};
+    struct pollfd p = {fd, (short)ev, 0};
     int r = poll(&p, 1, ms);
     return r < 0 ? -1 : p.revents;
 }
@@ -247,7 +247,7 @@ UNUSED static const char* addr_str(const void* p, socklen_t len) {
     static char buf[4][96];
     static int k;
     char* o = buf[k++ & 3];
-    const struct sockaddr_in* s = p;
+    const struct sockaddr_in* s = (const struct sockaddr_in*)p;
     if (len < sizeof *s)
         sprintf(o, "len %u", len);
     else if (s->sin_family != AF_INET)

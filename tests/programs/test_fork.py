@@ -1,6 +1,6 @@
 """Descriptors of ours through fork, exec, dup, SCM_RIGHTS and programs that close everything. What the peer sees
 is compared with the kernel where it can be told."""
-import array, ctypes, os, select, signal, socket, subprocess, sys, threading
+import array, ctypes, errno, os, select, signal, socket, subprocess, sys, threading
 
 from harness import *
 
@@ -627,6 +627,49 @@ def scm(late):
 
 scm(False)
 scm(True)
+
+
+@guest
+def take_without_shim(path):
+    """What a socket of ours is to a program that does not know us: an empty file, which no socket call takes."""
+    l = socket.socket(socket.AF_UNIX)
+    l.bind(path)
+    l.listen()
+    ready()
+    u, _ = l.accept()
+    _, (fd, _), _, _ = socket.recv_fds(u, 10, 2)
+    libc = ctypes.CDLL(None, use_errno=True)
+    room = ctypes.create_string_buffer(64)
+    size = ctypes.c_int(64)
+
+    def said(r):
+        return r if r >= 0 else errno.errorcode[ctypes.get_errno()]
+    for name, call in (("read", lambda: libc.read(fd, room, 9)), ("write", lambda: libc.write(fd, b"x", 1)),
+                       ("send", lambda: libc.send(fd, b"x", 1, 0)), ("recv", lambda: libc.recv(fd, room, 9, 0)),
+                       ("getsockname", lambda: libc.getsockname(fd, room, ctypes.byref(size))),
+                       ("shutdown", lambda: libc.shutdown(fd, 2)), ("ftruncate", lambda: libc.ftruncate(fd, 0)),
+                       ("close", lambda: libc.close(fd))):
+        print(name, said(call()))
+
+
+@case
+def scm_rights_to_a_stranger(w):
+    """a socket sent to a program without the shim: it gets nothing out of it, and does it no harm"""
+    if NATIVE:
+        raise Skip("only with the shim")
+    port, path = w.port(), w.path("u")
+    peer = w.guest(see_end, port)
+    peer.until("ready")
+    taker = w.guest(take_without_shim, path, shim=False)
+    taker.until("ready")
+    sender = w.guest(pass_socket, port, path, env={"SOCKSHIM_WARN": "1"})
+    sender.may_say = True
+    same("what is said", 1, sender.ok().err().count(
+        " bypasses us: it is sent a socket, and has not loaded the library\n"))
+    same("the stranger's calls", "read 0|write EBADF|send ENOTSOCK|recv ENOTSOCK|getsockname ENOTSOCK|shutdown ENOTSOCK|"
+         "ftruncate EINVAL|close 0", "|".join(l for l in taker.ok().text().splitlines() if l != "ready"))
+    # The last holder has let go of it, without a word: the peer sees the end all the same.
+    same("the peer", ["b'he sender; ' EOF", "b'' EOF"], peer.ok().text().splitlines()[2:])
 
 
 @guest
