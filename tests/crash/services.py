@@ -278,7 +278,8 @@ class Postgres(Service):
         self.natively(self.bin + "/initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-N", "--no-locale")
         with open(self.data + "/postgresql.conf", "a") as f:
             f.write("fsync=off\nlisten_addresses='%s'\nport=%d\nunix_socket_directories=''\nmax_connections=20\n"
-                    "shared_buffers=2MB\n" % (LOOPBACK, self.port))
+                    # Not in /dev/shm, where one that was killed leaves it.
+                    "shared_buffers=2MB\ndynamic_shared_memory_type=mmap\n" % (LOOPBACK, self.port))
         self.natively(self.bin + "/postgres", "--single", "-D", self.data, "postgres",
                       stdin=b"create unlogged table kept(n int, t text)\ncreate index on kept(n)\n")
         self.script = self.file("script", "select md5(random()::text);\n")
