@@ -8,7 +8,9 @@
 #include <climits>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/single_threaded.h>
 
+#include "core/net/handover.h"
 #include "core/sync/uaccess.h"
 #include "dispatch/process.h"
 #include "dispatch/readiness.h"
@@ -141,6 +143,19 @@ handle<eventpoll> convert(int epfd) {
     converting.store(0);
     if (made) adopt_by_outer_sets(epfd, set);
     return set;
+}
+
+// Another thread may put the first socket of ours in while this one sleeps: then it must not sleep in libc, which
+// would not know of it.
+bool convert_before_sleep(int epfd) {
+    static constinit a32 in_vain{0}; // no arena to be had: once is enough
+    if (__libc_single_threaded || in_vain.load_relaxed() || sides() == SIDES_KERNEL ||
+        process_shut_out() || check_epoll(epfd)) {
+        return false;
+    }
+    const bool converted = static_cast<bool>(convert(epfd));
+    if (!converted) in_vain.store(1);
+    return converted;
 }
 
 u64 parse_hex(const char*& at) {
@@ -549,7 +564,9 @@ long epoll_wait_on(const epoll_ref& ref, epoll_event* user, int max, const times
 
 long epoll_wait_call(int epfd, epoll_event* user, int max, const timespec* timeout,
                      const sigset_t* umask) {
-    if (const fd_kind kind = fd_kind_of(epfd); kind != FD_EPOLL) {
+    fd_kind kind = fd_kind_of(epfd);
+    if (kind == FD_LIBC && convert_before_sleep(epfd)) kind = FD_EPOLL;
+    if (kind != FD_EPOLL) {
         if (fd_is_libc_traced(epfd)) trace_handed_over();
         return kind == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
     }

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/select.h>
+#include <sys/single_threaded.h>
 
 #include "core/sync/uaccess.h"
 #include "preload/wrap.h"
@@ -167,9 +168,20 @@ SOCKSHIM_WRAP(int, epoll_ctl, (int epfd, int op, int fd, epoll_event* event)) {
         [=] { return real::epoll_ctl(epfd, op, fd, event); });
 }
 
+// A set of libc's is waited for by libc, unless another thread could put a socket of ours in meanwhile.
+namespace {
+
+template <class Ours, class Libc>
+[[gnu::always_inline]] inline int wait_for_set(int epfd, bool sleeps, Ours ours, Libc libc) {
+    if (SOCKSHIM_LIKELY(fd_is_libc(epfd) && (!sleeps || __libc_single_threaded))) return libc();
+    return ask_waiting(ours, libc);
+}
+
+} // namespace
+
 SOCKSHIM_WRAP(int, epoll_wait, (int epfd, epoll_event* events, int max, int timeout)) {
-    return route_cancel(
-        epfd,
+    return wait_for_set(
+        epfd, timeout != 0,
         [=] {
             timespec room;
             return sys_epoll_wait(epfd, events, max, from_milliseconds(timeout, room), nullptr);
@@ -179,8 +191,8 @@ SOCKSHIM_WRAP(int, epoll_wait, (int epfd, epoll_event* events, int max, int time
 
 SOCKSHIM_WRAP(int, epoll_pwait,
               (int epfd, epoll_event* events, int max, int timeout, const sigset_t* mask)) {
-    return route_cancel(
-        epfd,
+    return wait_for_set(
+        epfd, timeout != 0,
         [=] {
             timespec room;
             return sys_epoll_wait(epfd, events, max, from_milliseconds(timeout, room), mask);
@@ -191,7 +203,7 @@ SOCKSHIM_WRAP(int, epoll_pwait,
 SOCKSHIM_WRAP(int, epoll_pwait2,
               (int epfd, epoll_event* events, int max, const timespec* timeout,
                const sigset_t* mask)) {
-    return route_cancel(
-        epfd, [=] { return sys_epoll_wait(epfd, events, max, timeout, mask); },
+    return wait_for_set(
+        epfd, true, [=] { return sys_epoll_wait(epfd, events, max, timeout, mask); },
         [=] { return real::epoll_pwait2(epfd, events, max, timeout, mask); });
 }

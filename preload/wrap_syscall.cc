@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/single_threaded.h>
 #include <sys/syscall.h>
 
 #include "core/base/config.h"
@@ -234,6 +235,19 @@ long on_others(const call_words& c) {
     }
 }
 
+bool waits_for_set(long nr) {
+    switch (nr) {
+#ifdef SYS_epoll_wait
+    case SYS_epoll_wait:
+#endif
+#ifdef SYS_epoll_pwait2
+    case SYS_epoll_pwait2:
+#endif
+    case SYS_epoll_pwait: return true;
+    default: return false;
+    }
+}
+
 bool starts_with_descriptor(long nr) {
     switch (nr) {
     case SYS_read:
@@ -279,15 +293,8 @@ bool starts_with_descriptor(long nr) {
     case SYS_sendmsg:
     case SYS_recvmsg:
     case SYS_sendmmsg:
-    case SYS_recvmmsg:
-#ifdef SYS_epoll_wait
-    case SYS_epoll_wait:
-#endif
-#ifdef SYS_epoll_pwait2
-    case SYS_epoll_pwait2:
-#endif
-    case SYS_epoll_pwait: return true;
-    default: return false;
+    case SYS_recvmmsg: return true;
+    default: return waits_for_set(nr);
     }
 }
 
@@ -440,7 +447,9 @@ long limit_like(call_words c) {
 long answer(const call_words& call) {
     if (starts_with_descriptor(call.nr)) {
         const int fd = call.fd(0);
-        if (!fd_is_libc(fd) && !in_vfork_child()) {
+        const bool may_sleep =
+            waits_for_set(call.nr) && !__libc_single_threaded; // see wait_for_set
+        if ((!fd_is_libc(fd) || may_sleep) && !in_vfork_child()) {
             fork_check();
             return on_descriptor(call);
         }

@@ -270,16 +270,20 @@ def becomes_another(port, how):
         listener.close()
         listener = None
         _, fds, _, _ = socket.recv_fds(there, 1, 1)
-        inheritor(fds[0])
+        inheritor(fds[0], there)
     there.close()
     socket.send_fds(here, [b"x"], [listener.fileno()])
+    listener.close()
+    here.recv(1)
     os._exit(0)
 
 
 @guest
-def inheritor(fd):
+def inheritor(fd, tell=None):
     listener = socket.socket(fileno=int(fd))
     print("ready", flush=True)
+    if tell:
+        tell.send(b"x")
     while True:
         serve(listener.accept()[0])
 

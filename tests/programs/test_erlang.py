@@ -142,10 +142,8 @@ def distribution(w, shim):
     port, env = start_epmd(w, shim)
     ports = w.port(), w.port()
 
-    # +IOs false: else a scheduler sleeps in epoll_wait on a set of which another thread makes one of ours, and is not
-    # woken (docs/LIMITATIONS.md). To go when that is mended.
     def node(name, dist, *args):
-        return w.start(program, "+IOs", "false", "-noshell", "-pa", w.work, "-start_epmd", "false", "-name", "%s@%s" % (name, LOOPBACK),
+        return w.start(program, "-noshell", "-pa", w.work, "-start_epmd", "false", "-name", "%s@%s" % (name, LOOPBACK),
                        "-setcookie", "test", "-kernel", "inet_dist_listen_min", dist, "-kernel", "inet_dist_listen_max", dist,
                        *args, shim=shim, env=env, name=name)
     b = node("b", ports[0])

@@ -1,0 +1,54 @@
+// epoll: threads sleep in epoll_wait, in each of its forms, before the process has a socket; then another thread puts the
+// first one in, which becomes readable.
+#include "diff.h"
+
+static int ep, tid;
+static volatile int result;
+static volatile sig_atomic_t up;
+static struct epoll_event got;
+
+static void* waiter(void* form) {
+    tid = self_tid();
+    up = 1;
+    switch ((int)(intptr_t)form) {
+    case 0: result = epoll_wait(ep, &got, 1, 20000); break;
+    case 1: result = epoll_pwait(ep, &got, 1, -1, 0); break;
+    default: result = (int)syscall(SYS_epoll_pwait, ep, &got, 1, -1, 0, 8); break;
+    }
+    return 0;
+}
+
+int main(void) {
+    diff_init();
+    for (int form = 0; form < 3; ++form) {
+        pid_t child = fork(); // each form in a process that has no socket yet
+        if (child) {
+            int status;
+            waitpid(child, &status, 0);
+            say("form %d: status %d", form, status);
+            continue;
+        }
+        int ends[2];
+        struct epoll_event e = {EPOLLIN, {.u64 = 1}};
+        ep = epoll_create1(0);
+        T(pipe(ends));
+        T(epoll_ctl(ep, EPOLL_CTL_ADD, ends[0], &e));
+        pthread_t t = spawn_thread(waiter, (void*)(intptr_t)form);
+        while (!up) nap(1);
+        wait_asleep(tid);
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        socklen_t len = sizeof a;
+        int l = socket(AF_INET, SOCK_STREAM, 0), c = socket(AF_INET, SOCK_STREAM, 0);
+        T(bind(l, SA(&a), sizeof a));
+        T(listen(l, 1));
+        T(getsockname(l, SA(&a), &len));
+        e.data.u64 = 2;
+        T(epoll_ctl(ep, EPOLL_CTL_ADD, l, &e));
+        wait_asleep(tid);
+        T(connect(c, SA(&a), sizeof a));
+        pthread_join(t, 0);
+        say("%d events, of the %s", result, got.data.u64 == 2 ? "socket" : "pipe");
+        exit(0);
+    }
+    return 0;
+}
