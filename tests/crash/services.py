@@ -2,9 +2,9 @@
 
 A service has roles (programs that a service manager would start) and, below each, kinds of processes. What is here starts
 everything with the flags that its documentation gives; nothing is repeated until it succeeds."""
-import glob, os, signal, stat, subprocess
+import glob, os, signal, socket, stat, subprocess
 
-from harness import LOOPBACK, Skip, need
+from harness import LOOPBACK, Skip, need, wait_until
 from load import HTTP_SIZES, contents
 
 NOBODY = 65534
@@ -38,6 +38,9 @@ class Service:
 
     def prepare(self):
         """Files, data and further ports, made without the shim."""
+
+    def joined(self):
+        """Waits until its processes have found each other."""
 
     def argv(self, role):
         raise NotImplementedError
@@ -235,6 +238,14 @@ class Redis(Service):
 
     def prepare(self):
         self.second = self.w.port()
+
+    def joined(self):
+        wait_until("the replica has its master", self.replicates)
+
+    def replicates(self):
+        with socket.create_connection((LOOPBACK, self.second)) as s:  # the kernel's half of it
+            s.sendall(b"INFO replication\r\n")
+            return b"master_link_status:up" in s.recv(1 << 16)
 
     def argv(self, role):
         common = ("redis-server", "--bind", LOOPBACK, "--save", "", "--dir", self.top, "--repl-diskless-sync-delay", "0")

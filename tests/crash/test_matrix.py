@@ -21,6 +21,7 @@ def matrix(service, site):
     if site.interrupted() != before:
         raise Failure("interrupted without a kill: %s" % [s["last"] for s in site.status()])
     site.rest()
+    service.joined()
     site.baseline, site.fds = settled(service.net()), site.descriptors()
     site.go()
     unseen = []

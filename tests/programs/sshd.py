@@ -76,9 +76,13 @@ class Ssh:
             for name, line in (("passwd", "%s:x:%d:%d::%s:/bin/bash" % (USER, UID, UID, w.path("home"))),
                                ("group", "%s:x:%d:" % (USER, UID)), ("shadow", USER + ":*:19000:0:99999:7:::")):
                 with open("/etc/" + name) as f:
-                    w.file(name, (f.read().rstrip("\n") + "\n" + line + "\n").encode())
+                    text = f.read().rstrip("\n") + "\n" + line + "\n"
+                # Not the machine's own: what its shells run at the start is anybody's guess.
+                text = re.sub(r"(?m)^(root(?::[^:]*){4}):/[^:]*:[^:\n]*$", r"\1:%s:/bin/bash" % w.path("root"), text)
+                w.file(name, text.encode())
                 os.chmod(w.path(name), os.stat("/etc/" + name).st_mode & 0o777)
             os.mkdir(w.path("home"))
+            os.mkdir(w.path("root"))
             os.chown(w.path("home"), UID, UID)
         self.port = w.port()
         w.file("sshd-%d" % self.port, SERVER.format(port=self.port, loopback=LOOPBACK, work=w.work, more=more).encode())
