@@ -9,7 +9,7 @@ from tree import Process, Tree, alive, descriptors, kill, own_memory, reap_orpha
 
 IN_USE = re.compile(r"in use|EADDRINUSE", re.I)
 # Descriptors and cells that a process may keep for its next use (core/net/carrier.cc, doorbell.cc).
-KEPT_CARRIERS, KEPT_WAITERS = 8, 128
+KEPT_CARRIERS, KEPT_BELLS, KEPT_WAITERS = 8, 32, 128
 
 
 # --- the arena -------------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ class Site:
 
 
 def no_more_descriptors(before, now):
-    more = {p.pid: "%d, was %d" % (n, before[p]) for p, n in now.items() if p in before and n > before[p] + KEPT_CARRIERS}
+    more = {p.pid: "%d, was %d" % (n, before[p]) for p, n in now.items() if p in before and n > before[p] + KEPT_CARRIERS + KEPT_BELLS}
     if more:
         raise Failure("descriptors: %s" % more)
 
