@@ -150,7 +150,8 @@ std::set<std::string> socket_inodes(pid_t pid) {
 }
 
 // The column of the shim must not show the kernel's sockets (handed over to libc, say). Looked up
-// in the kernel's tables, since a unix socket of the library's own would be no such thing.
+// in the kernel's tables, since a unix socket of the library's own would be no such thing, nor is what only waits there for
+// programs without the shim (the kernel's half of a listener or of a bound datagram socket).
 bool holds_kernel_sockets(pid_t worker) {
     std::vector<pid_t> pids;
     add_with_descendants(worker, pids);
@@ -166,9 +167,13 @@ bool holds_kernel_sockets(pid_t worker) {
         for (std::string line; std::getline(lines, line);) {
             std::istringstream words(line);
             std::string word;
+            bool waits = false;
             for (int column = 0; column < 10 && words >> word; ++column) {
+                const bool no_peer = column == 2 && word.ends_with(":0000");
+                const bool listens = column == 3 && word == "0A";
+                waits = waits || (no_peer && table[0] == 'u') || listens;
             }
-            if (inodes.contains(word)) {
+            if (!waits && inodes.contains(word)) {
                 return true;
             }
         }
