@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include "core/arena/arena.h"
 #include "core/base/seccomp.h"
 #include "core/net/timer.h"
 #include "dispatch/process.h"
@@ -75,7 +76,7 @@ void before_limit(int resource, const rlimit* limit) {
 
 // A background thread on duty may have to leave it to others.
 void after_limit(int resource) {
-    if (resource != RLIMIT_NOFILE || !process_active.load() || in_vfork_child()) return;
+    if (resource != RLIMIT_NOFILE || !arena_attached() || in_vfork_child()) return;
     timer_kick_processes();
 }
 
