@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 
 #include "core/arena/arena.h"
+#include "core/base/diagnostic.h"
 #include "core/base/seccomp.h"
 #include "core/net/timer.h"
 #include "dispatch/process.h"
@@ -46,6 +47,7 @@ long confine(const void* program, bool everybody, confining_call call, void* arg
     const int saved_errno = errno;
     seccomp_filter* const filter = copy_of(program);
     process_before_confinement();
+    diagnostic_before_confinement();
     identity_change change{};
     if (everybody) change = process_before_identity(nullptr, 0);
     errno = saved_errno;

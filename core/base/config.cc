@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/base/atomic.h"
+#include "core/base/diagnostic.h"
 #include "core/base/raw_syscall.h"
 
 namespace sockshim {
@@ -149,7 +150,7 @@ void notice(const char* format, ...) {
     }
     va_end(ap);
     put('\n');
-    raw_syscall(SYS_write, 2, ptr_arg(line), static_cast<long>(n));
+    write_diagnostic(2, line, static_cast<std::size_t>(n));
 }
 
 } // namespace sockshim

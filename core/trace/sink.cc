@@ -1,13 +1,13 @@
 // Where the trace goes: stderr, or a file that is opened when there is something to write, and again
 // when the program closed it meanwhile.
 #include <cerrno>
-#include <csignal>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
 
 #include "core/arena/internal_fd.h"
 #include "core/base/config.h"
+#include "core/base/diagnostic.h"
 #include "core/base/raw_syscall.h"
 #include "core/trace/record.h"
 #include "core/trace/text.h"
@@ -58,7 +58,7 @@ bool stderr_is_right() {
 void write_all(int fd, const char* bytes, std::size_t n) {
     u32 patience = 20; // for a reader that is slow and a descriptor that does not block
     while (n) {
-        const long done = raw_syscall(SYS_write, fd, ptr_arg(bytes), static_cast<long>(n));
+        const long done = write_diagnostic(fd, bytes, n);
         if (done > 0) {
             bytes += done;
             n -= static_cast<std::size_t>(done);
@@ -72,33 +72,10 @@ void write_all(int fd, const char* bytes, std::size_t n) {
     }
 }
 
-// A reader that is gone must not kill the program by our doing: SIGPIPE is held back and taken.
-struct without_sigpipe {
-    static constexpr u64 pipe_bit = u64{1} << (SIGPIPE - 1);
-    u64 before = 0;
-    u64 pending = 0;
-
-    without_sigpipe() {
-        const u64 block = pipe_bit;
-        raw_syscall(SYS_rt_sigprocmask, SIG_BLOCK, ptr_arg(&block), ptr_arg(&before), 8);
-        raw_syscall(SYS_rt_sigpending, ptr_arg(&pending), 8);
-    }
-    ~without_sigpipe() {
-        const timespec now{0, 0};
-        u64 after = 0;
-        raw_syscall(SYS_rt_sigpending, ptr_arg(&after), 8);
-        if (after & ~pending & pipe_bit) {
-            raw_syscall(SYS_rt_sigtimedwait, ptr_arg(&pipe_bit), 0, ptr_arg(&now), 8);
-        }
-        raw_syscall(SYS_rt_sigprocmask, SIG_SETMASK, ptr_arg(&before), 0, 8);
-    }
-};
-
 } // namespace
 
 void emit(const char* bytes, std::size_t n) {
     if (!n) return;
-    const without_sigpipe guard;
     if (!globals.to_file) {
         if (stderr_is_right()) write_all(2, bytes, n);
         return;
@@ -123,7 +100,6 @@ void emit(const char* bytes, std::size_t n) {
 
 // With a descriptor of its own: the one that is kept may be another process's in this memory.
 static bool say(const char* bytes, std::size_t n) {
-    const without_sigpipe guard;
     if (!globals.to_file) {
         const bool right = stderr_is_right();
         if (right) write_all(2, bytes, n);
