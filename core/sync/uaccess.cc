@@ -11,9 +11,10 @@ namespace {
 
 // Runs `access` with [user, user + n) declared as the range in which a fault is the program's mistake.
 // What was declared before is put back: a signal handler of the program's may interrupt a copy and copy.
-// Not inlined: the second return of __builtin_setjmp must find this frame and nothing else changed.
-template <class Access>
-[[gnu::noinline]] int guarded(const void* user, std::size_t n, Access access) {
+// Not inlined: the second return of __builtin_setjmp must find this frame and nothing else changed. The
+// arguments are plain words, which arrive in registers.
+template <void (*access)(void*, const void*, std::size_t)>
+[[gnu::noinline]] int guarded(void* to, const void* from, std::size_t n, const void* user) {
     void* jump[5];
     void* const outer_jump = this_thread.fault_jump;
     const void* const outer_lo = this_thread.fault_lo;
@@ -25,7 +26,7 @@ template <class Access>
         asm volatile("" ::: "memory");
         this_thread.fault_jump = jump;
         asm volatile("" ::: "memory");
-        access();
+        access(to, from, n);
         asm volatile("" ::: "memory");
         result = 0;
     }
@@ -37,10 +38,16 @@ template <class Access>
 
 // Null is one more bad address of the program's, whatever memcpy is declared to take
 // (-fno-delete-null-pointer-checks binds the compiler), so the sanitizer is told not to ask.
-int guarded_copy(void* to, const void* from, std::size_t n, const void* user) {
-    return guarded(
-        user,
-        n, [=]() __attribute__((no_sanitize("nonnull-attribute"))) { std::memcpy(to, from, n); });
+[[gnu::no_sanitize("nonnull-attribute")]] inline void copy(void* to, const void* from,
+                                                           std::size_t n) {
+    std::memcpy(to, from, n);
+}
+
+void touch_pages(void* at, const void*, std::size_t n) {
+    constexpr std::size_t page = 4096;
+    for (std::size_t i = 0; i < n; i += page) {
+        __atomic_fetch_or(static_cast<u8*>(at) + i, 0, __ATOMIC_RELAXED);
+    }
 }
 
 } // namespace
@@ -50,23 +57,16 @@ void uaccess_fault_resume() { __builtin_longjmp(static_cast<void**>(this_thread.
 int copy_from_user(void* to, const void* user, std::size_t n) {
     if (n == 0) return 0;
     if (!access_ok(user, n)) return -EFAULT;
-    return guarded_copy(to, user, n, user);
+    return guarded<copy>(to, user, n, user);
 }
 
 int copy_to_user(void* user, const void* from, std::size_t n) {
     if (n == 0) return 0;
     if (!access_ok(user, n)) return -EFAULT;
-    return guarded_copy(user, from, n, user);
+    return guarded<copy>(user, from, n, user);
 }
 
-int fault_in_writable(void* at, std::size_t n) {
-    constexpr std::size_t page = 4096;
-    return guarded(at, n, [=] {
-        for (std::size_t i = 0; i < n; i += page) {
-            __atomic_fetch_or(static_cast<u8*>(at) + i, 0, __ATOMIC_RELAXED);
-        }
-    });
-}
+int fault_in_writable(void* at, std::size_t n) { return guarded<touch_pages>(at, nullptr, n, at); }
 
 template <class Copy> static i64 iterate(std::size_t n, iov_iter& it, Copy copy) {
     std::size_t done = 0;
