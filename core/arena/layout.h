@@ -62,6 +62,7 @@ enum region_id : u32 {
     REGION_EXTENT_64K,
     REGION_EXTENT_256K,
     REGION_EXTENT_1M,
+    REGION_EXTENT_4M,
     REGION_COUNT,
 };
 
@@ -91,6 +92,7 @@ inline constexpr region_shape region_shapes[REGION_COUNT] = {
     {"extent-64k", 1u << 16, 1u << 15, 4},
     {"extent-256k", 1u << 18, 1u << 14, 2},
     {"extent-1m", 1u << 20, 1u << 12, 1},
+    {"extent-4m", 1u << 22, 1u << 10, 1},
 };
 
 } // namespace sockshim

@@ -50,6 +50,8 @@ struct signal_sample {
     u32 signals = this_thread.signals;
     u32 interrupting = this_thread.interrupting;
     bool any() const { return this_thread.signals != signals; }
+    // A call that has moved some bytes returns with them when a handler has run since it began, SA_RESTART or not.
+    bool cut_short(u64 moved) const { return moved && any(); }
     bool without_restart() const { return this_thread.interrupting != interrupting; }
 };
 

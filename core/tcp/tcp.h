@@ -73,7 +73,7 @@ inline constexpr u32 TCPOLEN_SACK_BASE_ALIGNED = 4;
 inline constexpr u32 TCPOLEN_SACK_PERBLOCK = 8;
 inline constexpr int tcp_wmem[3] = {4096, 16384, 4194304};
 inline constexpr int tcp_rmem[3] = {4096, 131072, 6291456};
-inline constexpr u32 tcp_ring_max = 1u << 20; // the largest extent
+inline constexpr u32 tcp_ring_max = extent_max_bytes;
 
 // Linux's ktime in the units of the timestamp option (RFC 7323, 5.4: 1 ms).
 inline u32 tcp_time_stamp(const tcp_sock& tp, u64 now_us) {

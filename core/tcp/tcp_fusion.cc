@@ -20,13 +20,16 @@ namespace {
 // A ring's buffer may grow to this where the program did not choose buffer sizes: enough to keep two
 // cores busy, small enough to stay in a second-level cache.
 constexpr u32 fused_ring_bytes = 512 * 1024;
+// But it must hold what the kernel's buffers would, for programs that send everything before anybody reads:
+// a ring that is full and has not been read from for so long may grow to the largest.
+constexpr u64 fused_stalled_us = 40000;
 // A long send is published in pieces, so that the receiver copies out what the sender is still
 // copying in.
 constexpr u32 publish_bytes = 32 * 1024;
 
-u32 fused_limit(const sock& from, const sock& to) {
+u32 fused_limit(const sock& from, const sock& to, u32 unasked) {
     if (!((from.sk_userlocks & SOCK_SNDBUF_LOCK) || (to.sk_userlocks & SOCK_RCVBUF_LOCK))) {
-        return fused_ring_bytes;
+        return unasked;
     }
     const u32 sum = static_cast<u32>(from.sk_sndbuf) + static_cast<u32>(to.sk_rcvbuf);
     u32 limit = 4096;
@@ -82,13 +85,14 @@ bool quiet(const tcp_sock& tp) {
 // The ring for the direction from `a` to `b`: the receive ring with its unread bytes if there is one.
 handle<stream_ring> direction_ring(tcp_sock& a, tcp_sock& b) {
     if (a.tx_off != b.rx_off + tcp_inq_bytes(b)) return {};
-    if (!slab_get(b.rx_ring)) return ring_create(a.tx_off, fused_limit(as_sock(a), as_sock(b)));
+    if (!slab_get(b.rx_ring))
+        return ring_create(a.tx_off, fused_limit(as_sock(a), as_sock(b), fused_ring_bytes));
     return b.rx_ring;
 }
 
 void join_direction(tcp_sock& a, tcp_sock& b, handle<stream_ring> h) {
     stream_ring& r = *slab_get(h);
-    r.limit = max_of(fused_limit(as_sock(a), as_sock(b)), r.size);
+    r.limit = max_of(fused_limit(as_sock(a), as_sock(b), fused_ring_bytes), r.size);
     r.tail.store(a.tx_off);
     r.head.store(b.rx_off);
     r.head_seen = b.rx_off;
@@ -147,16 +151,15 @@ void agree_on_window(tcp_sock& from, tcp_sock& to) {
     tcp_enter_quickack_mode(as_sock(to), TCP_MAX_QUICKACKS);
 }
 
-// A call that has moved some bytes returns with them when a handler has run, SA_RESTART or not.
 struct rx_wait {
     tcp_sock* tp;
     u64 need;
-    bool partial;
-    signal_sample signals;
+    u64 copied;
+    const signal_sample& signals;
 };
 bool rx_ready(void* arg) {
     const rx_wait& w = *static_cast<rx_wait*>(arg);
-    if (!w.tp->fused.load() || (w.partial && w.signals.any())) return true;
+    if (!w.tp->fused.load() || w.signals.cut_short(w.copied)) return true;
     const sock& sk = as_sock(*w.tp);
     if (sk.sk_err.load_relaxed() || sk.sk_shutdown.load()) return true;
     const stream_ring* r = slab_get(w.tp->rx_ring);
@@ -165,13 +168,13 @@ bool rx_ready(void* arg) {
 
 struct tx_wait {
     tcp_sock* tp;
-    bool partial;
-    signal_sample signals;
+    u64 sent;
+    const signal_sample& signals;
 };
 bool tx_ready(void* arg) {
     const tx_wait& w = *static_cast<tx_wait*>(arg);
     const tcp_sock& tp = *w.tp;
-    if (!tp.fused.load() || (w.partial && w.signals.any())) return true;
+    if (!tp.fused.load() || w.signals.cut_short(w.sent)) return true;
     const sock& sk = as_sock(tp);
     if (sk.sk_err.load_relaxed() || sk.sk_shutdown.load()) return true;
     const stream_ring* r = slab_get(tp.tx_ring);
@@ -243,15 +246,32 @@ i64 fill_ring(tcp_sock& tp, msghdr_iter& msg, bool more) {
     return wrote;
 }
 
-// Linux gives corked data 200 ms. The timer is tcp_probe_timer's; no lock held.
-void arm_cork_timer(tcp_sock& tp) {
-    sock& sk = as_sock(tp);
+// The timer is tcp_probe_timer's, and that of both reasons; no lock held.
+void arm_fused_timer(sock& sk, u64 after_us) {
     lock_sock(sk);
-    if (tp.fused.load() && tp.fused_more && !inet_csk(sk).icsk_timeout_us) {
+    if (tcp_sk(sk).fused.load() && !inet_csk(sk).icsk_timeout_us) {
         const u64 now = monotonic_us();
-        inet_csk_reset_xmit_timer(sk, ICSK_TIME_PROBE0, now + TCP_RTO_MIN, now);
+        inet_csk_reset_xmit_timer(sk, ICSK_TIME_PROBE0, now + after_us, now);
     }
     release_sock(sk);
+}
+
+bool ring_may_grow(const sock& sk, const sock& peer, const stream_ring& r) {
+    return r.limit < fused_limit(sk, peer, extent_max_bytes);
+}
+
+// Never 0.
+u32 stalled_mark(u64 head) { return static_cast<u32>(head) << 1 | 1; }
+
+// No room: mostly the reader is about to make some, and all this is a look.
+void watch_full_ring(tcp_sock& tp) {
+    if (tp.fused_stalled_at.load_relaxed()) return;
+    sock& sk = as_sock(tp);
+    const stream_ring* const r = slab_get(tp.tx_ring);
+    const sock* const peer = slab_get(tp.fused_peer);
+    if (!r || !peer || !ring_may_grow(sk, *peer, *r)) return;
+    tp.fused_stalled_at.store(stalled_mark(r->head.load_relaxed()));
+    arm_fused_timer(sk, fused_stalled_us);
 }
 
 // Takes up to `want` bytes out of the ring (peeks with MSG_PEEK, drops with MSG_TRUNC). As fill_ring;
@@ -310,6 +330,7 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
     }
     const bool noblock = msg.flags & MSG_DONTWAIT;
     const bool more = (msg.flags & MSG_MORE) || (tp.nonagle & TCP_NAGLE_CORK);
+    const signal_sample signals;
     i64 deadline = 0;
     bool timed = false;
     i64 sent = 0;
@@ -321,7 +342,8 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
         if (n > 0) {
             sent += n;
             if (msg.iter.count) continue;
-            if (SOCKSHIM_UNLIKELY(more)) arm_cork_timer(tp);
+            if (SOCKSHIM_UNLIKELY(more && tp.fused_more))
+                arm_fused_timer(sk, TCP_RTO_MIN); // as Linux
             return sent;
         }
         if (n == TCP_NOT_FUSED) {
@@ -333,13 +355,14 @@ i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg) {
         if (!msg.iter.count) return sent;
         if (n < 0) return sent ? sent : n;
         if (tp.fused_more) tcp_fused_push(sk); // a full ring that nobody may read would never empty
+        watch_full_ring(tp);
         if (noblock) return sent ? sent : -EAGAIN;
         if (!timed) deadline = deadline_of(sk.sk_sndtimeo_us), timed = true;
-        tx_wait w{&tp, sent > 0, {}};
+        tx_wait w{&tp, static_cast<u64>(sent), signals};
         if (const int err = wait_on(sk.sk_wq, WAIT_TX, tx_ready, &w, deadline)) {
             return sent ? sent : err;
         }
-        if (w.partial && w.signals.any()) return sent;
+        if (signals.cut_short(w.sent)) return sent;
     }
 }
 
@@ -351,6 +374,7 @@ i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg) {
     const u64 len = msg.iter.count;
     const u64 target =
         sock_rcvlowat(sk, msg.flags & MSG_WAITALL, static_cast<u32>(min_of<u64>(len, 0x7fffffff)));
+    const signal_sample signals;
     i64 deadline = 0;
     bool timed = false;
     u64 copied = 0;
@@ -377,12 +401,13 @@ i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg) {
         // Asking for more than the ring can hold would wait for ever.
         const stream_ring* r = slab_get(tp.rx_ring);
         const u64 room = r ? max_of(r->limit / 2, 1u) : 1;
-        rx_wait w{&tp, peek ? min_of(target, room) : min_of(target - copied, room), copied > 0, {}};
+        rx_wait w{&tp, peek ? min_of(target, room) : min_of(target - copied, room), copied,
+                  signals};
         if (peek && copied >= w.need) return static_cast<i64>(copied);
         if (const int err = wait_on(sk.sk_wq, WAIT_RX, rx_ready, &w, deadline)) {
             return copied ? static_cast<i64>(copied) : err;
         }
-        if (w.partial && w.signals.any()) return static_cast<i64>(copied);
+        if (signals.cut_short(copied)) return static_cast<i64>(copied);
     }
 }
 
@@ -411,6 +436,8 @@ void tcp_fuse_try(sock& sk) {
             a.fused_peer = sk_handle(*other);
             b.fused_peer = sk_handle(sk);
             a.fused_more = b.fused_more = 0;
+            a.fused_stalled_at.store(0);
+            b.fused_stalled_at.store(0);
             inet_csk_clear_delack_timer(sk);
             inet_csk_clear_delack_timer(*other);
             SOCKSHIM_CRASH_POINT();
@@ -432,6 +459,29 @@ void tcp_fused_push(sock& sk) {
     if (!peer) return;
     publish(tp, *r);
     wake_up(peer->sk_wq, POLLIN | POLLRDNORM);
+}
+
+void tcp_fused_timer(sock& sk) {
+    tcp_fused_push(sk);
+    tcp_sock& tp = tcp_sk(sk);
+    {
+        lock_guard tx(sk.tx_lock);
+        const u32 stalled_at = tp.fused_stalled_at.exchange(0);
+        stream_ring* const r = tp.fused.load() ? slab_get(tp.tx_ring) : nullptr;
+        sock* const peer = r ? slab_get(tp.fused_peer) : nullptr;
+        if (!peer || ring_writable(*r) || !ring_may_grow(sk, *peer, *r)) return;
+        lock_guard rx(peer->rx_lock);
+        const u32 mark = stalled_mark(r->head.load());
+        if (mark != stalled_at) {
+            const u64 now = monotonic_us();
+            tp.fused_stalled_at.store(mark);
+            inet_csk_reset_xmit_timer(sk, ICSK_TIME_PROBE0, now + fused_stalled_us, now);
+            return;
+        }
+        r->limit = fused_limit(sk, *peer, extent_max_bytes);
+        SOCKSHIM_CRASH_POINT();
+    }
+    wake_up(sk.sk_wq, POLLOUT | POLLWRNORM);
 }
 
 void tcp_unfuse(sock& sk) {

@@ -31,6 +31,8 @@ i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg);
 void tcp_unfuse(sock& sk);
 // sk_lock may be held. Lets go of what TCP_CORK or MSG_MORE has withheld.
 void tcp_fused_push(sock& sk);
+// sk_lock held. The write timer: a cork has held back long enough, a full ring has not been read from.
+void tcp_fused_timer(sock& sk);
 // No lock held. Fuses the connection of `sk` with its peer when the conditions hold.
 void tcp_fuse_try(sock& sk);
 // Without locks, as tcp_poll.

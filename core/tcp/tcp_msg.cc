@@ -43,10 +43,17 @@ static bool tcp_has_room(const sock& sk) {
 
 // --- sending -------------------------------------------------------------------------------------------------
 
+struct send_wait {
+    const sock& sk;
+    const signal_sample& signals;
+    u64 copied;
+};
 static bool send_ready(void* arg) {
-    const sock& sk = *static_cast<const sock*>(arg);
-    return sk.sk_err.load_relaxed() || (sk.sk_shutdown.load() & SEND_SHUTDOWN) ||
-           tcp_has_room(sk) || sk_state(sk) == TCP_CLOSE || tcp_sk(sk).fused.load();
+    const send_wait& w = *static_cast<const send_wait*>(arg);
+    const sock& sk = w.sk;
+    return w.signals.cut_short(w.copied) || sk.sk_err.load_relaxed() ||
+           (sk.sk_shutdown.load() & SEND_SHUTDOWN) || tcp_has_room(sk) ||
+           sk_state(sk) == TCP_CLOSE || tcp_sk(sk).fused.load();
 }
 
 static bool connect_ready(void* arg) {
@@ -134,6 +141,7 @@ static i64 tcp_sendmsg_locked(sock& sk, msghdr_iter& msg, bool& fused_again) {
     const int flags = msg.flags;
     call_deadline deadline = {sock_sndtimeo(sk, flags & MSG_DONTWAIT), 0, false};
     const bool noblock = deadline.timeout_us == 0;
+    const signal_sample signals;
     i64 copied = 0;
 
     // Data may be sent as soon as the handshake is over, or after the peer's FIN (RFC 9293, 3.10.2).
@@ -186,8 +194,10 @@ static i64 tcp_sendmsg_locked(sock& sk, msghdr_iter& msg, bool& fused_again) {
         }
         if (wrote == -ENOBUFS && !tcp_packets_out(tp) && !tcp_send_head(tp))
             return copied ? copied : -ENOBUFS; // the arena is full and nothing of ours will free it
-        if (const int err = sk_stream_wait(sk, WAIT_TX, send_ready, &sk, deadline))
+        send_wait w = {sk, signals, static_cast<u64>(copied)};
+        if (const int err = sk_stream_wait(sk, WAIT_TX, send_ready, &w, deadline))
             return copied ? copied : err;
+        if (signals.cut_short(w.copied)) return copied;
         if (tp.fused.load()) {
             fused_again = true;
             return copied;
@@ -277,6 +287,8 @@ static i64 tcp_recv_urg(sock& sk, msghdr_iter& msg) {
 struct recv_wait {
     const sock* sk;
     u32 seq; // what has been taken so far
+    const signal_sample& signals;
+    u64 copied;
     u32 want;
 };
 
@@ -285,7 +297,8 @@ static bool recv_ready(void* arg) {
     const tcp_sock& tp = tcp_sk(*w.sk);
     const u32 avail = __atomic_load_n(&tp.rcv_nxt, __ATOMIC_ACQUIRE) - w.seq;
     // A window too small for what is still wanted would never be filled: take what is there.
-    return avail >= w.want || (avail && tcp_receive_window(tp) <= tp.inet_conn.icsk_ack.rcv_mss) ||
+    return avail >= w.want || w.signals.cut_short(w.copied) ||
+           (avail && tcp_receive_window(tp) <= tp.inet_conn.icsk_ack.rcv_mss) ||
            w.sk->sk_err.load_relaxed() || (w.sk->sk_shutdown.load() & RCV_SHUTDOWN) ||
            sk_state(*w.sk) == TCP_CLOSE || (tp.urg_data && tp.urg_seq == w.seq) || tp.fused.load();
 }
@@ -348,8 +361,7 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
     u64 copied = 0;
     i64 result = 0;
 
-    const signal_sample
-        signals; // a call that has moved some bytes returns with them when a handler ran
+    const signal_sample signals;
     while (copied < len || !len) {
         // The urgent mark: stop before it if anything was read, so that SIOCATMARK can be asked.
         if (tp.urg_data && tp.urg_seq == seq && copied) break;
@@ -392,7 +404,7 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
             }
         }
         if (!peek) tcp_cleanup_rbuf(this_tcp_env(), sk, static_cast<u32>(copied));
-        recv_wait w = {&sk, seq, max_of(target - static_cast<u32>(copied), 1u)};
+        recv_wait w = {&sk, seq, signals, copied, max_of(target - static_cast<u32>(copied), 1u)};
         const u32 before_wait = tp.copied_seq;
         const int err = sk_stream_wait(sk, WAIT_RX, recv_ready, &w, deadline);
         if (tp.copied_seq != before_wait) { // another thread has read meanwhile
@@ -403,7 +415,7 @@ static i64 tcp_recvmsg_locked(sock& sk, msghdr_iter& msg, bool& left_fused) {
             left_fused = true;
             break;
         }
-        if (copied && signals.any()) break;
+        if (signals.cut_short(copied)) break;
         if (err && !before(seq, tcp_rx_end(tp))) {
             if (!copied) result = err;
             break;

@@ -42,6 +42,7 @@ struct tcp_sock {
     u8 destroy;   // the sock is freed when its lock is released
     handle<sock> fused_peer;
     u32 fused_more; // bytes in the ring beyond its tail, withheld by TCP_CORK or MSG_MORE; tx_lock
+    a32 fused_stalled_at; // what stalled_mark made of the ring's head when there was no room; 0: not watched
 
     handle<stream_ring> tx_ring;
     handle<stream_ring> rx_ring;

@@ -246,7 +246,7 @@ void tcp_timer_env(tcp_env& env, sock& sk) {
         inet_csk_clear_xmit_timer(sk);
         if (sk_statef(sk) & (TCPF_CLOSE | TCPF_LISTEN)) return;
         if (tcp_sk(sk).fused.load())
-            tcp_fused_push(sk); // nothing is in flight there, but a cork may have held back
+            tcp_fused_timer(sk); // nothing is in flight there
         else if (pending == ICSK_TIME_RETRANS)
             tcp_retransmit_timer(env, sk);
         else if (pending == ICSK_TIME_PROBE0)

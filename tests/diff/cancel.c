@@ -155,10 +155,7 @@ int main(void) {
     epoll_ctl(ep, EPOLL_CTL_ADD, s, &e);
     int full = listener(0, &dead), f1 = dial(&dead);
     tcp_pair(&full_c, &full_s);
-    nonblock(full_c, 1);
-    while (send(full_c, big, sizeof big, 0) > 0 || (nap(20), send(full_c, big, sizeof big, 0) > 0))
-        ;
-    nonblock(full_c, 0);
+    fill_up(full_c);
 
     for (int async = 0; async < 2; async++) {
         section(async ? "waiting, asynchronous" : "waiting");

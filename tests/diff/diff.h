@@ -337,6 +337,16 @@ UNUSED static int nonblock(int s, int on) {
     int f = fcntl(s, F_GETFL);
     return fcntl(s, F_SETFL, on ? f | O_NONBLOCK : f & ~O_NONBLOCK);
 }
+// Until nothing more goes in: what is full is asked again, for buffers that grow.
+UNUSED static void fill_up(int s) {
+    static char big[1 << 20];
+    nonblock(s, 1);
+    for (int turns = 0; turns < 3; turns++) {
+        while (send(s, big, sizeof big, 0) > 0) turns = 0;
+        nap(100);
+    }
+    nonblock(s, 0);
+}
 UNUSED static int soerror(int s) {
     int v = -1;
     socklen_t l = sizeof v;

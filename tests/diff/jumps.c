@@ -371,10 +371,7 @@ int main(void) {
     int full = listener(0, &dead);
     int f1 = dial(&dead);
     tcp_pair(&full_c, &full_s);
-    nonblock(full_c, 1);
-    while (send(full_c, big, sizeof big, 0) > 0 || (nap(20), send(full_c, big, sizeof big, 0) > 0))
-        ;
-    nonblock(full_c, 0);
+    fill_up(full_c);
     jumps();
     released();
     forks();

@@ -72,14 +72,14 @@ TEST_CASE("extents have the size that was asked for", "[arena]") {
     REQUIRE(arena_attach_private() == 0);
     const u64 before = arena_bytes_in_use();
     std::vector<extent> held;
-    for (const u32 bytes : {1u, 1024u, 1025u, 4096u, 65536u, 65537u, 1048576u}) {
+    for (const u32 bytes : {1u, 1024u, 1025u, 4096u, 65536u, 65537u, 1048577u, extent_max_bytes}) {
         const extent e = extent_alloc(bytes);
         REQUIRE(e);
         REQUIRE(extent_bytes(e) >= bytes);
         std::memset(extent_data(e), 0x5a, bytes);
         held.push_back(e);
     }
-    REQUIRE_FALSE(extent_alloc(1048577));
+    REQUIRE_FALSE(extent_alloc(extent_max_bytes + 1));
     for (const extent e : held) extent_free(e);
     REQUIRE(arena_bytes_in_use() == before);
 }
