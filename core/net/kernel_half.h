@@ -59,6 +59,9 @@ void kernel_half_begin(socket& sock, int fd);
 void kernel_half_end(socket& sock, int fd);
 // Process `who` watches no more: the others look again, and one of them watches.
 void kernel_half_unwatch(socket& sock, proc_id who);
+// Process `who`, which had the socket, has died: perhaps as the watcher, perhaps it was woken for what is there or was
+// about to take it.
+void kernel_half_holder_died(socket& sock, proc_id who);
 // The background thread is another one now: what this process watches is told to that.
 void kernel_half_rewatch(socket& sock, int fd);
 // Is the socket with this inode of sockfs the half of one of ours?
