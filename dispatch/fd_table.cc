@@ -135,6 +135,8 @@ void drop_entry(u32 old) {
     case FD_SOCKET:
         if (socket_files[fd_entry_index(old)].fds.fetch_sub(1) == 1) {
             let_go_of_half(fd_entry_index(old));
+        } else {
+            fd_of_half(fd_entry_index(old)); // it may have been the number that was noted
         }
         put_socket(fd_entry_index(old));
         break;
@@ -226,7 +228,7 @@ void fd_table_init() {
             [](int fd, u32 entry, void* arg) {
                 if (fd_entry_kind(entry) != FD_SOCKET) return;
                 socket* const s = slab_at<socket>(fd_entry_index(entry));
-                if (s && socket_files[fd_entry_index(entry)].half.load()) {
+                if (s && fd_of_half(fd_entry_index(entry)) == fd) {
                     (*static_cast<void (**)(socket&, int)>(arg))(*s, fd);
                 }
             },
@@ -240,8 +242,12 @@ int fd_of_half(u32 index) {
     if (!seen) return -1;
     const int fd = static_cast<int>(seen) - 1;
     if (fd_table[fd].load() == make_entry(FD_SOCKET, index)) return fd;
+    // The kernel's signals name that number still, which may be another socket's next.
     const int other = another_half(index);
-    half.store(static_cast<u32>(other + 1));
+    u32 was = seen;
+    if (!half.cas(was, static_cast<u32>(other + 1))) return other;
+    socket* const s = other < 0 ? nullptr : slab_at<socket>(index);
+    if (s) kernel_half_rewatch(*s, other);
     return other;
 }
 
@@ -283,7 +289,7 @@ fd_kind fd_look(int fd) {
         const handle<socket> h = carrier_identify(st);
         if (h) {
             fd_install_duplicate(fd, h);
-            if (half) fd_has_half(h.index, fd);
+            if (half && !socket_files[h.index].half.load()) fd_has_half(h.index, fd);
             timer_thread_want();
             return FD_SOCKET;
         }

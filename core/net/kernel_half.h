@@ -78,7 +78,7 @@ void kernel_half_signalled(int signals);
 
 // dispatch/ knows the numbers. Which descriptor of this process is the half of socket cell `index` (-1: none)?
 extern int (*kernel_half_fd)(u32 index);
-// Visits every number of this process that names a socket of ours which has a half.
+// Visits every socket of ours that has a half in this process, with the number that the kernel's signals name.
 extern void (*kernel_half_for_each)(void (*visit)(socket& sock, int fd));
 // Which socket is at a number of this process? Null: none.
 extern socket* (*kernel_half_at)(int fd);
