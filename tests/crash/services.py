@@ -549,7 +549,7 @@ class Erlang(Service):
     def argv(self, role):
         if role == "epmd":
             return "epmd", "-port", self.mapper, "-address", LOOPBACK
-        return "erl", "-noinput", "-sname", "node%d" % self.port, "-pa", self.top, "-run", "echo", "main", self.port
+        return "erl", "-noinput", "-start_epmd", "false", "-sname", "node%d" % self.port, "-pa", self.top, "-run", "echo", "main", self.port
 
     def start(self, role, env=None):
         return super().start(role, {"HOME": self.top, "ERL_EPMD_PORT": self.mapper, "ERL_EPMD_ADDRESS": LOOPBACK, **(env or {})})
