@@ -3,16 +3,15 @@
 // The epfd is a real kernel epoll set: descriptors of the kernel's are registered there and nowhere
 // else; sockets of ours in core/net/eventpoll.h's half and nowhere else; an epoll set in both, so that
 // the kernel's checks for loops and depth hold for both. A wait asks both and sleeps on whichever is in
-// use: on a futex while the kernel's half is empty, else in one ppoll of the epfd and a doorbell.
+// use: on a futex while the kernel's half is empty, else in one ppoll of the epfd and a doorbell. While our
+// half is empty, the kernel's epoll_wait is the whole wait, and whoever puts the first socket of ours in
+// kicks the sleepers out of it.
 #include <cerrno>
 #include <climits>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/single_threaded.h>
 
 #include "core/net/handover.h"
 #include "core/sync/uaccess.h"
-#include "dispatch/process.h"
+#include "dispatch/epoll_kernel.h"
 #include "dispatch/readiness.h"
 
 namespace sockshim {
@@ -22,204 +21,13 @@ namespace {
 // Linux: EPOLLEXCLUSIVE_OK_BITS.
 constexpr u32 exclusive_ok_bits =
     EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
+constexpr timespec at_once{0, 0};
 constexpr int max_events = INT_MAX / static_cast<int>(sizeof(epoll_event));
 
 // While sockets of ours are busy the kernel's half is asked no more often than this (some 20 to 50 us).
 constexpr u64 kernel_period_ticks = 100000;
 // Steps of waiting awake between two such questions when ours are quiet.
 constexpr u32 kernel_every_steps = 16;
-
-long kernel_epoll_wait(int epfd, epoll_event* events, int max) {
-    return raw_syscall(SYS_epoll_pwait, epfd, ptr_arg(events), max, 0, 0, kernel_sigset_bytes);
-}
-
-long kernel_epoll_ctl(int epfd, int op, int fd, const epoll_event* ev) {
-    return raw_syscall(SYS_epoll_ctl, epfd, op, fd, ptr_arg(ev));
-}
-
-// --- sets that were made before this process had sockets of ours -----------------------------------
-
-// /proc/self/fdinfo/<fd>, of which the registrations ("tfd: ...") are what matters.
-long open_fdinfo(int fd) {
-    char path[40] = "/proc/self/fdinfo/";
-    char digits[12];
-    int n = 0;
-    for (u32 v = static_cast<u32>(fd); v || !n; v /= 10)
-        digits[n++] = static_cast<char>('0' + v % 10);
-    char* at = path + 18;
-    while (n) *at++ = digits[--n];
-    *at = 0;
-    return raw_syscall(SYS_openat, AT_FDCWD, ptr_arg(path), O_RDONLY | O_CLOEXEC, 0);
-}
-
-// Its beginning. 0 or more: bytes.
-long read_fdinfo(int fd, char* text, long room) {
-    const long info = open_fdinfo(fd);
-    if (info < 0) return info;
-    long got = 0;
-    while (got < room - 1) {
-        const long r = raw_syscall(SYS_read, info, ptr_arg(text + got), room - 1 - got);
-        if (r <= 0) break;
-        got += r;
-    }
-    raw_syscall(SYS_close, info);
-    text[got] = 0;
-    return got;
-}
-
-const char* find_text(const char* in, const char* what) {
-    for (; *in; ++in) {
-        const char* a = in;
-        const char* b = what;
-        while (*b && *a == *b) ++a, ++b;
-        if (!*b) return in;
-    }
-    return nullptr;
-}
-
-// Has the kernel's half registrations? Where /proc cannot tell: yes.
-bool kernel_half_in_use(int epfd) {
-    char text[512]; // the first registration follows three or four short lines
-    return read_fdinfo(epfd, text, sizeof text) < 0 || find_text(text, "tfd:");
-}
-
-// How many, so that one that is taken out later does not seem to be the last. Where /proc cannot tell:
-// more than can be taken out.
-u32 kernel_half_count(int epfd) {
-    constexpr u32 cannot_tell = 1u << 30;
-    const long info = open_fdinfo(epfd);
-    if (info < 0) return cannot_tell;
-    static constexpr char word[] = "tfd:";
-    u32 count = 0;
-    u32 matched = 0;
-    char text[512];
-    long r;
-    while ((r = raw_syscall(SYS_read, info, ptr_arg(text), sizeof text)) > 0) {
-        for (long i = 0; i < r; ++i) {
-            matched = text[i] == word[matched] ? matched + 1 : text[i] == word[0];
-            if (word[matched]) continue;
-            ++count;
-            matched = 0;
-        }
-    }
-    raw_syscall(SYS_close, info);
-    return r < 0 ? cannot_tell : count;
-}
-
-constinit a32 converting{0};
-
-constexpr int looked_at_below = 4096; // descriptors, when dups and outer sets are looked for
-
-void adopt_by_outer_sets(int inner, handle<eventpoll> set);
-
-// Gives a kernel epoll set its half of ours. Dups of it that this process has get it too, and sets that
-// it was put into; a set that a fork shared before this stays the kernel's in the other process.
-handle<eventpoll> convert(int epfd) {
-    if (process_attach()) return {};
-    bool made = false;
-    u32 expected = 0;
-    while (!converting.cas(expected, 1)) {
-        expected = 0;
-        raw_syscall(SYS_sched_yield);
-    }
-    critical_enter();
-    handle<eventpoll> set = eventpoll_of_fd(epfd);
-    if (!set) {
-        const u32 pid = static_cast<u32>(raw_syscall(SYS_getpid));
-        set = eventpoll_create();
-        if (eventpoll* ep = slab_get(set)) {
-            made = true;
-            ep->kernel_items.store(kernel_half_count(epfd));
-            for (int fd = 0; fd < looked_at_below; ++fd) {
-                if (fd != epfd && fd_entry_kind(fd_table[fd].load_relaxed()) == FD_LIBC &&
-                    same_file(pid, fd, pid, epfd)) {
-                    fd_install_epoll(fd, set.index);
-                }
-            }
-            fd_install_epoll(epfd, set.index);
-        }
-    }
-    critical_leave();
-    converting.store(0);
-    if (made) adopt_by_outer_sets(epfd, set);
-    return set;
-}
-
-// Another thread may put the first socket of ours in while this one sleeps: then it must not sleep in libc, which
-// would not know of it.
-bool convert_before_sleep(int epfd) {
-    static constinit a32 in_vain{0}; // no arena to be had: once is enough
-    if (__libc_single_threaded || in_vain.load_relaxed() || sides() == SIDES_KERNEL ||
-        process_shut_out() || check_epoll(epfd)) {
-        return false;
-    }
-    const bool converted = static_cast<bool>(convert(epfd));
-    if (!converted) in_vain.store(1);
-    return converted;
-}
-
-u64 parse_hex(const char*& at) {
-    while (*at == ' ' || *at == '\t') ++at;
-    u64 v = 0;
-    for (;; ++at) {
-        if (*at >= '0' && *at <= '9') {
-            v = v << 4 | static_cast<u64>(*at - '0');
-        } else if (*at >= 'a' && *at <= 'f') {
-            v = v << 4 | static_cast<u64>(*at - 'a' + 10);
-        } else {
-            return v;
-        }
-    }
-}
-
-u64 parse_decimal(const char*& at) {
-    while (*at == ' ' || *at == '\t') ++at;
-    u64 v = 0;
-    for (; *at >= '0' && *at <= '9'; ++at) v = v * 10 + static_cast<u64>(*at - '0');
-    return v;
-}
-
-// Does a registration of `outer` say that it is for number `inner`? /proc prints number, events, data.
-bool registered_in(int outer, int inner, u32& events, u64& data) {
-    static constexpr long room = 1 << 16; // some 800 registrations; a set of sets has few
-    const long p =
-        raw_syscall(SYS_mmap, 0, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p < 0 && p > -4096) return false;
-    char* const text = reinterpret_cast<char*>(p);
-    bool found = false;
-    if (read_fdinfo(outer, text, room) > 0) {
-        for (const char* at = text; !found && (at = find_text(at, "tfd:"));) {
-            at += 4;
-            const u64 fd = parse_decimal(at);
-            const char* const e = find_text(at, "events:");
-            const char* const d = e ? find_text(e, "data:") : nullptr;
-            if (!d) break;
-            const char* value = e + 7;
-            events = static_cast<u32>(parse_hex(value));
-            value = d + 5;
-            data = parse_hex(value);
-            found = fd == static_cast<u64>(inner);
-            at = d;
-        }
-    }
-    raw_syscall(SYS_munmap, p, room);
-    return found;
-}
-
-// Sets into which `inner` was put when it was the kernel's alone: they need our mirror of that.
-void adopt_by_outer_sets(int inner, handle<eventpoll> set) {
-    for (int fd = 0; fd < looked_at_below; ++fd) {
-        const u32 entry = fd_table[fd].load_relaxed();
-        const bool ours = fd_entry_kind(entry) == FD_EPOLL;
-        if (fd == inner || (!ours && fd_entry_kind(entry) != FD_LIBC)) continue;
-        if (ours ? eventpoll_of_fd(fd) == set : check_epoll(fd) != 0) continue;
-        u32 events = 0;
-        u64 data = 0;
-        if (!registered_in(fd, inner, events, data)) continue;
-        const handle<eventpoll> outer = ours ? eventpoll_of_fd(fd) : convert(fd);
-        if (outer) static_cast<void>(ep_insert(outer, ep_source::of(set), inner, events, data));
-    }
-}
 
 // --- epoll_ctl ---------------------------------------------------------------------------------------
 
@@ -245,9 +53,10 @@ long ctl_kernel(eventpoll& ep, int epfd, int op, int fd, epoll_event* user) {
     return r;
 }
 
-long ctl_ours(handle<eventpoll> set, int op, ep_source source, int fd, const epoll_event& ev) {
+long ctl_ours(int epfd, handle<eventpoll> set, int op, ep_source source, int fd,
+              const epoll_event& ev) {
     switch (op) {
-    case EPOLL_CTL_ADD: return ep_insert(set, source, fd, ev.events, ev.data.u64);
+    case EPOLL_CTL_ADD: return epoll_insert(epfd, set, source, fd, ev.events, ev.data.u64);
     case EPOLL_CTL_MOD: return ep_modify(set, source, fd, ev.events, ev.data.u64);
     case EPOLL_CTL_DEL: return ep_remove(set, source, fd);
     default: return -EINVAL;
@@ -264,8 +73,8 @@ long ctl_nested(int epfd, int op, int fd, epoll_event* user, const epoll_event& 
     long r =
         set ? ctl_kernel(*slab_get(set), epfd, op, fd, user) : kernel_epoll_ctl(epfd, op, fd, user);
     if (r < 0) return r;
-    if (!set) set = convert(epfd);
-    r = set ? ctl_ours(set, op, ep_source::of(inner), fd, ev) : -ENOMEM;
+    if (!set) set = epoll_convert(epfd);
+    r = set ? ctl_ours(epfd, set, op, ep_source::of(inner), fd, ev) : -ENOMEM;
     if (r == 0 || op != EPOLL_CTL_ADD) return 0;
     if (eventpoll* ep = slab_get(set)) {
         ctl_kernel(*ep, epfd, EPOLL_CTL_DEL, fd, nullptr);
@@ -314,13 +123,13 @@ long epoll_ctl_call(int epfd, int op, int fd, epoll_event* user) {
     }
     if (r == 0 && !set) {
         if (op == EPOLL_CTL_ADD) {
-            set = convert(epfd);
+            set = epoll_convert(epfd);
             if (!set) r = -ENOMEM;
         } else {
             r = op == EPOLL_CTL_MOD || op == EPOLL_CTL_DEL ? -ENOENT : -EINVAL;
         }
     }
-    if (r == 0) r = ctl_ours(set, op, ep_source::of(sk), fd, ev);
+    if (r == 0) r = ctl_ours(epfd, set, op, ep_source::of(sk), fd, ev);
     fput_light(ref);
     return r;
 }
@@ -340,11 +149,11 @@ long ask_kernel(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max,
     const int epfd = epoll_kernel_fd(ref);
     long n;
     if (SOCKSHIM_LIKELY(!nested.count)) {
-        n = kernel_epoll_wait(epfd, user, max);
+        n = kernel_epoll_wait(ep, epfd, user, max, &at_once, nullptr);
     } else {
         constexpr int room = 32;
         epoll_event got[room];
-        n = kernel_epoll_wait(epfd, got, min_of(max, room));
+        n = kernel_epoll_wait(ep, epfd, got, min_of(max, room), &at_once, nullptr);
         long kept = 0;
         for (long i = 0; i < n; ++i) {
             bool doubled = false;
@@ -357,7 +166,7 @@ long ask_kernel(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max,
         }
     }
     // Closed just now: nothing yet, and the next look finds what keeps the kernel's half.
-    if (n == -EBADF && fd_table[ref.fd].load() != ref.entry) n = 0;
+    if (n == -EAGAIN || (n == -EBADF && fd_table[ref.fd].load() != ref.entry)) n = 0;
     // A busy half is asked again by the next call.
     ep.kernel_asked.store(n > 0 ? 0 : cycle_ticks());
     return n;
@@ -500,6 +309,22 @@ private:
     i64 nap_us_ = first_nap_us;
 };
 
+// With nothing of ours in the set. False: there is now, and the rest of the wait is everybody's.
+bool wait_in_kernel(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max,
+                    const timespec* timeout, const sigset_t* mask, long& result) {
+    ep.direct.fetch_add(1);
+    bool done = false;
+    if (!ep.items.load()) {
+        result = kernel_epoll_wait(ep, epoll_kernel_fd(ref), user, max, timeout, mask);
+        const bool closed = result == -EBADF && fd_table[ref.fd].load() != ref.entry;
+        done = !closed && result != -EAGAIN && (result || !ep.items.load());
+    }
+    u32 n = ep.direct.load();
+    while (n && !ep.direct.cas(n, n - 1)) {
+    }
+    return done;
+}
+
 // Linux: ep_poll.
 long wait_for_events(eventpoll& ep, const epoll_ref& ref, epoll_event* user, int max,
                      i64 deadline_us, const sigset_t* mask) {
@@ -556,16 +381,23 @@ long epoll_wait_on(const epoll_ref& ref, epoll_event* user, int max, const times
     if (!may_be_user(user, static_cast<u64>(max) * sizeof(epoll_event))) return -EFAULT;
     wait_call_begins();
     const bool now = timeout && ts.tv_sec == 0 && ts.tv_nsec == 0;
+    const i64 deadline_us = now ? 0 : deadline_after(timeout ? &ts : nullptr);
+    if (!now && ep->known.load_relaxed() && !ep->items.load_relaxed()) {
+        long result = 0;
+        if (wait_in_kernel(*ep, ref, user, max, timeout ? &ts : nullptr, umask ? &mask : nullptr,
+                           result)) {
+            return result;
+        }
+    }
     const int n = send_events(*ep, ref, user, max, !now);
     if (n || now) return n;
-    return wait_for_events(*ep, ref, user, max, deadline_after(timeout ? &ts : nullptr),
-                           umask ? &mask : nullptr);
+    return wait_for_events(*ep, ref, user, max, deadline_us, umask ? &mask : nullptr);
 }
 
 long epoll_wait_call(int epfd, epoll_event* user, int max, const timespec* timeout,
                      const sigset_t* umask) {
     fd_kind kind = fd_kind_of(epfd);
-    if (kind == FD_LIBC && convert_before_sleep(epfd)) kind = FD_EPOLL;
+    if (kind == FD_LIBC && epoll_convert_before_sleep(epfd)) kind = FD_EPOLL;
     if (kind != FD_EPOLL) {
         if (fd_is_libc_traced(epfd)) trace_handed_over();
         return kind == FD_INTERNAL ? -EBADF : SYS_NOT_OURS;
@@ -594,10 +426,11 @@ void move_registration(int epfd, handle<eventpoll> set, const move_request& m) {
 }
 
 long epoll_create_call(int flags) {
-    const long fd = raw_syscall(SYS_epoll_create1, flags);
+    const long fd = kernel_epoll_create(flags);
     if (fd < 0) return fd;
     const handle<eventpoll> set = eventpoll_create();
-    if (set) {
+    if (eventpoll* const ep = slab_get(set)) {
+        ep->known.store(1);
         fd_install_epoll(static_cast<int>(fd), set.index);
     } else {
         fd_installed(static_cast<int>(fd)); // full arena: enough for the kernel's descriptors
@@ -622,7 +455,11 @@ void eventpoll_handed_over(handle<sock> h, int fd) {
 
 long sys_epoll_create(int flags) {
     // Before there is a network a set is the kernel's, and gets its half of ours with the first socket.
-    if (!arena_attached()) return SYS_NOT_OURS;
+    if (!arena_attached()) {
+        const long fd = kernel_epoll_create(flags);
+        if (fd >= 0) fd_installed(static_cast<int>(fd));
+        return fd;
+    }
     return traced(TRACE_EPOLL_CREATE, epoll_create_call, flags);
 }
 

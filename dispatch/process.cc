@@ -105,6 +105,8 @@ static bool own_pid() { return static_cast<u32>(raw_syscall(SYS_getpid)) == proc
 
 bool process_is_self() { return SOCKSHIM_LIKELY(!memory_is_shared.load_relaxed()) || own_pid(); }
 
+constinit a32 process_forks{0};
+
 void process_before_fork() {
     if (prepared.load() != 2) return;
     share_all();

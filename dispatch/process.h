@@ -28,6 +28,9 @@ inline bool process_shut_out() {
 // Some thread has changed its network namespace.
 inline void process_changed_namespace() { shut_out.fetch_or(SHUT_OUT_NAMESPACE); }
 
+// How often the process and those that it is a copy of have forked, with a network or without.
+extern a32 process_forks;
+
 // About to be able to open hardly anything (RLIMIT_NOFILE, a filter on system calls): what it will need to be
 // woken and to wake others is opened now.
 void process_before_confinement();

@@ -124,8 +124,7 @@ private:
     bool asked_ = false, answer_ = false;
 };
 
-bool kept_wanted(carrier_question& carriers) {
-    const configuration options = exec_options();
+bool kept_wanted(const configuration& options, carrier_question& carriers) {
     if (options.disable) return false;
     return options.keep_env == 2 || (options.keep_env == 1 && carriers.inherited());
 }
@@ -205,10 +204,12 @@ exec_environment::exec_environment(char* const* given, exec_descriptors which) :
         }
     }
     carrier_question carriers(which);
-    const bool with_kept = !preload && kept_wanted(carriers);
+    const configuration options = exec_options();
+    const bool with_kept = !preload && kept_wanted(options, carriers);
     if (preload || with_kept) {
         const int directory = arena_to_bequeath();
-        if (directory >= 0 && carriers.inherited()) bequeath(directory);
+        const bool always = options.keep_env == 2;
+        if (directory >= 0 && (always || carriers.inherited())) bequeath(directory);
     }
     if (with_kept || bequeathed_ >= 0) make(n, with_kept);
     if (!preload && !made_) why_without_us_ = "its environment has no LD_PRELOAD";

@@ -76,7 +76,9 @@ void process_activate() {
 }
 
 bool fork_prepare() {
-    if (!process_active.load() || in_vfork_child()) return false;
+    if (in_vfork_child()) return false;
+    process_forks.fetch_add(1);
+    if (!process_active.load()) return false;
     fork_check();
     critical_enter(); // no handler of the program's between here and the end of either side
     process_before_fork();

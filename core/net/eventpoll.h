@@ -51,6 +51,10 @@ struct eventpoll {
     a32 exclusive;    // registrations with EPOLLEXCLUSIVE were made: tell when somebody looks
     a32 nested;       // registrations of epoll sets were made: both halves may report one
     a32 looking;      // a thread in epoll_wait is awake
+    a32 known;  // to all who have it: none is a kernel's set without our half in another process
+    a32 direct; // threads that wait in the kernel's half alone, having seen no registration of ours
+    a32 kicks_begun; // a descriptor that is always ready was put into the kernel's half to end such waits,
+    a32 kicks_ended; // and taken out
     u32 slots;
     u32 free_head;         // slot + 1
     u32 rotor;             // slot to begin with next time, so that no one starves

@@ -492,5 +492,71 @@ class Tcpserver(Service):
         return [["Echo", 3, {"port": self.port}]]
 
 
+class Inetd(Service):
+    needs = ("inetd",)
+    roles = {"inetd": (("program", "^cat|^/bin/cat"),)}
+    reload = {"inetd": signal.SIGHUP}
+
+    def prepare(self):
+        self.config = self.file("inetd.conf", "%s:%d stream tcp nowait root /bin/cat cat\n" % (LOOPBACK, self.port))
+
+    def argv(self, role):
+        return "inetd", "-i", "-R", 100000, self.config
+
+    def loads(self):
+        return [["Echo", 3, {"port": self.port}]]
+
+
+class Activate(Service):
+    """systemd-socket-activate, which hands no LD_PRELOAD on."""
+
+    needs = ("systemd-socket-activate",)
+    roles = {"systemd-socket-activate": (("program", "^cat|^/bin/cat"),)}
+
+    def argv(self, role):
+        return "systemd-socket-activate", "--inetd", "--accept", "-l", "%s:%d" % (LOOPBACK, self.port), "/bin/cat"
+
+    def loads(self):
+        return [["Echo", 3, {"port": self.port}]]
+
+
+# --- Erlang ------------------------------------------------------------------------------------------------------
+
+ECHO = r"""
+-module(echo).
+-export([main/1]).
+main([Port]) ->
+    {ok, L} = gen_tcp:listen(list_to_integer(Port), [binary, {ip, {127,0,0,1}}, {reuseaddr, true}, {active, false},
+        {exit_on_close, false}, {backlog, 100}]),
+    accept(L).
+accept(L) -> {ok, S} = gen_tcp:accept(L), P = spawn(fun() -> receive go -> serve(S) end end),
+    gen_tcp:controlling_process(S, P), P ! go, accept(L).
+serve(S) -> case gen_tcp:recv(S, 0) of {ok, D} -> gen_tcp:send(S, D), serve(S); _ -> gen_tcp:close(S) end.
+"""
+
+
+class Erlang(Service):
+    """A node and its port mapper."""
+
+    needs = ("erl", "epmd", "erlc")
+    roles = {"epmd": (), "node": (("helper", "erl_child_setup|inet_gethost"),)}
+
+    def prepare(self):
+        self.mapper = self.w.port()
+        self.file("echo.erl", ECHO)
+        self.natively("erlc", "-o", self.top, self.path("echo.erl"), env={"HOME": self.top})
+
+    def argv(self, role):
+        if role == "epmd":
+            return "epmd", "-port", self.mapper, "-address", LOOPBACK
+        return "erl", "-noinput", "-start_epmd", "false", "-sname", "node%d" % self.port, "-pa", self.top, "-run", "echo", "main", self.port
+
+    def start(self, role, env=None):
+        return super().start(role, {"HOME": self.top, "ERL_EPMD_PORT": self.mapper, "ERL_EPMD_ADDRESS": LOOPBACK, **(env or {})})
+
+    def loads(self):
+        return [["Echo", 3, {"port": self.port}]]
+
+
 SERVICES = [Nginx, Apache, Haproxy, Stunnel, Redis, Memcached, Postgres, Mariadb, Dnsmasq, Rsync, Git, Sshd, Socat, Socat_Nofork,
-            Ncat, Tcpserver]
+            Ncat, Tcpserver, Inetd, Activate, Erlang]

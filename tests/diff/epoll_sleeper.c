@@ -18,6 +18,62 @@ static void* waiter(void* form) {
     return 0;
 }
 
+// Several in one set that has been used: all are told, by what stays readable, and of the pipe as well.
+enum { SLEEPERS = 6 };
+static volatile int tids[SLEEPERS], sockets_seen, pipes_seen, others_seen;
+
+static void* sleeper(void* i) {
+    struct epoll_event events[4];
+    tids[(intptr_t)i] = self_tid();
+    int n = epoll_wait(ep, events, 4, 20000);
+    for (int k = 0; k < n; k++) {
+        __atomic_fetch_add(events[k].data.u64 == 2   ? &sockets_seen
+                           : events[k].data.u64 == 1 ? &pipes_seen
+                                                     : &others_seen,
+                           1, __ATOMIC_SEQ_CST);
+    }
+    return 0;
+}
+static void asleep(void) {
+    for (int i = 0; i < SLEEPERS; i++) {
+        while (!tids[i]) nap(1);
+        wait_asleep(tids[i]);
+        tids[i] = 0;
+    }
+}
+static void many(void) {
+    int ends[2], u = -1, v = -1;
+    struct epoll_event e = {EPOLLIN, {.u64 = 1}};
+    pthread_t t[SLEEPERS];
+    ep = epoll_create1(0);
+    T(pipe(ends));
+    T(epoll_ctl(ep, EPOLL_CTL_ADD, ends[0], &e));
+    for (int round = 0; round < 6; round++) {
+        sockets_seen = pipes_seen = others_seen = 0;
+        for (intptr_t i = 0; i < SLEEPERS; i++) t[i] = spawn_thread(sleeper, (void*)i);
+        asleep();
+        if (round == 2) { // the first socket of this set comes
+            udp_pair(&u, &v);
+            e.data.u64 = 2;
+            epoll_ctl(ep, EPOLL_CTL_ADD, u, &e);
+            nap(20);
+        }
+        if (round == 4) close(u);
+        char b = 0;
+        if (round == 2 || round == 3)
+            send(v, &b, 1, 0);
+        else
+            T(write(ends[1], &b, 1));
+        for (int i = 0; i < SLEEPERS; i++) pthread_join(t[i], 0);
+        say("round %d: socket %d, pipe %d, others %d", round, sockets_seen, pipes_seen,
+            others_seen);
+        if (round == 2 || round == 3)
+            recv(u, &b, 1, 0);
+        else
+            T(read(ends[0], &b, 1));
+    }
+}
+
 int main(void) {
     diff_init();
     for (int form = 0; form < 3; ++form) {
@@ -50,5 +106,11 @@ int main(void) {
         say("%d events, of the %s", result, got.data.u64 == 2 ? "socket" : "pipe");
         exit(0);
     }
+    section("many");
+    if (fork() == 0) {
+        many();
+        exit(0);
+    }
+    wait(0);
     return 0;
 }

@@ -59,7 +59,7 @@ def contents(name, size):
 class Ssh:
     """A daemon, and the files of its clients."""
 
-    def __init__(self, w, shim, more="", background=False):
+    def __init__(self, w, shim, more="", background=False, env=None):
         if os.geteuid():
             raise Skip("not root")
         self.w, self.shim = w, shim
@@ -91,6 +91,7 @@ class Ssh:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(w.path("known_hosts"))
         self.home = w.path("home")
+        self.env = env
         self.start(background)
 
     def config(self, user):
@@ -101,7 +102,7 @@ class Ssh:
         if not background:
             arguments = ["-D"] + arguments
         self.daemon = self.w.start("unshare", "--mount", "sh", "-c", ALONE, "sh", self.w.work, self.program, *arguments,
-                                   shim=self.shim, name="sshd")
+                                   shim=self.shim, name="sshd", env=self.env)
         self.pid = int(wait_until("sshd has written its number", self.read_pid))
         self.mounts = os.readlink("/proc/%d/ns/mnt" % self.pid)
 

@@ -75,7 +75,7 @@ def mariadb(w, shim):
     refused = m.client("mariadb", "-e", "select * from nothing.there")
     answers += [refused.wait(), refused.err()]
 
-    m.ask("insert into b.t values (-1, 'just before')")
+    m.ask("set global innodb_flush_log_at_trx_commit = 1; insert into b.t values (-1, 'just before')")
     m.server.kill(signal.SIGKILL)
     m.server.wait()
     m.serve()

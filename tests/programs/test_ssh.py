@@ -48,6 +48,20 @@ def commands(w, s):
 
 
 @case
+def kept(w):
+    """SOCKSHIM_KEEP_ENV=2: what a session runs is in the daemon's network, for all that sshd throws away"""
+    if NATIVE:
+        raise Skip("asks of the shim alone")
+    with Ssh(w, True, env={"SOCKSHIM_KEEP_ENV": "2"}) as s:
+        for user in ("root", USER):
+            port = w.port()
+            p = s.client("there", "%s -N -l %s %d" % (need("nc"), LOOPBACK, port), user=user)
+            w.settle(lambda: w.start(need("nc"), "-v", "-N", LOOPBACK, port, stdin=b"to %s\n" % user.encode()), "the session's nc listens")
+            same("what came", "to %s\n" % user, p.ok().text())
+            w.ours(port, True)
+
+
+@case
 @with_sshd
 def refused(w, s):
     """somebody without the right key, somebody without an account, a peer that speaks no ssh"""
