@@ -49,7 +49,10 @@ static void talk(const char* who) {
         const ssize_t s = send(a, out + sent, sizeof out - sent, MSG_DONTWAIT);
         if (s > 0) sent += (size_t)s;
         const ssize_t r = recv(b, in + got, sizeof in - got, 0);
-        if (r <= 0) break;
+        if (r <= 0) {
+            say("recv after %zu: %zd %s", got, r, en(errno));
+            break;
+        }
         got += (size_t)r;
     }
     say("%s: connected %d, %s", who, connected,
@@ -77,9 +80,7 @@ int main(void) {
     ask("set");
     allocate("set");
     talk("set");
-    pthread_t t;
-    say("a thread: %d", pthread_create(&t, NULL, of_thread, "in a thread"));
-    pthread_join(t, NULL);
+    pthread_join(spawn_thread(of_thread, "in a thread"), NULL);
 
     section("ways");
     const struct rlimit other = {300 << 20, 500 << 20};
