@@ -30,14 +30,23 @@ def successor():
 
 @guest
 def heir():
-    """Starts the victim, which makes the listener and shares it; goes on with it when the victim is dead."""
+    """Starts the victim; they share a listener that the victim makes and watches (bequeath), or that this process does
+    (inherit). Goes on with it when the victim is dead."""
     has = {}
 
-    def start(step, port, victim):
+    def start(scenario, victim, step, port, fd):
+        has["victim"] = subprocess.Popen([victim, scenario, port, str(fd)], pass_fds=[fd],
+                                         env={**os.environ, "SOCKSHIM_KILL_AT": step})
+
+    def inherit(*args):
+        has["echo"] = echo_server(args[-1])
+        start("inherit", *args, has["echo"].listener.fileno())
+        return "inherited"
+
+    def bequeath(*args):
         here, there = socket.socketpair()
         with here, there:
-            has["victim"] = subprocess.Popen([victim, "bequeath", port, str(there.fileno())], pass_fds=[there.fileno()],
-                                             env={**os.environ, "SOCKSHIM_KILL_AT": step})
+            start("bequeath", *args, there.fileno())
             there.close()
             fds = socket.recv_fds(here, 1, 1)[1]
         if not fds:
@@ -54,7 +63,7 @@ def heir():
     def drop():
         has.pop("echo").end()
         return "dropped"
-    answer({"start": start, "end": end, "drop": drop})
+    answer({"inherit": inherit, "bequeath": bequeath, "end": end, "drop": drop})
 
 
 def both_sides(w):
@@ -148,28 +157,35 @@ def datagrams(w):
     n.end_all()
 
 
-@case
-def shared_listener(w):
-    """who watches a listener is killed at his counted steps: another who shares it, and sleeps in accept, serves both kinds"""
-    n = both_sides(w)
-    n.heir = n.speaker(heir, module=__file__)
+def add_shared_listener(scenario, who):
+    def test(w):
+        n = both_sides(w)
+        n.heir = n.speaker(heir, module=__file__)
 
-    def attempt(k, what):
-        port = w.port()
-        inherited = n.ask(n.heir, "start %d %d %s" % (k, port, tool("victim"))) == "inherited"
-        if inherited:
-            calls(n, n.outsider, port, what, how="several")
-            calls(n, n.caller, port, what)
-        status, state = n.ask(n.heir, "end").split()
-        if status != "-9":
-            raise Failure("%s: the victim ended with %s" % (what, status))
-        if inherited:
-            served(n, port, what)
-            n.ask(n.heir, "drop")
-        bound_anew(n, port, what)
-        return state == "killed"
-    go_through(n, "bequeath", attempt)
-    n.end_all()
+        def attempt(k, what):
+            port = w.port()
+            inherited = n.ask(n.heir, "%s %s %d %d" % (scenario, tool("victim"), k, port)) == "inherited"
+            if inherited:
+                calls(n, n.outsider, port, what, how="several")
+                calls(n, n.caller, port, what)
+                calls(n, n.outsider, port, what, how="several")
+            status, state = n.ask(n.heir, "end").split()
+            if status != "-9":
+                raise Failure("%s: the victim ended with %s" % (what, status))
+            if inherited:
+                served(n, port, what)
+                n.ask(n.heir, "drop")
+            bound_anew(n, port, what)
+            return state == "killed"
+        go_through(n, scenario, attempt)
+        n.end_all()
+    test.__name__ = "shared_listener_" + scenario
+    test.__doc__ = "of two who share a listener one, %s, is killed at his counted steps: the other goes on" % who
+    case(test)
+
+
+add_shared_listener("bequeath", "who watches it")
+add_shared_listener("inherit", "who does not watch it")
 
 
 @case

@@ -264,6 +264,11 @@ static void bequeath(int to) {
     for (;;) serve_next(l);
 }
 
+// Serves beside whoever has started it with his listener.
+static void inherit(int l) {
+    for (;;) serve_next(l);
+}
+
 // Ends as a listener with connections that nobody accepted.
 static void unaccepted(void) {
     const int l = listening(8);
@@ -341,6 +346,8 @@ int main(int argc, char** argv) {
         serve_datagrams();
     else if (!strcmp(scenario, "bequeath"))
         bequeath(atoi(argv[3]));
+    else if (!strcmp(scenario, "inherit"))
+        inherit(atoi(argv[3]));
     else if (!strcmp(scenario, "unaccepted"))
         unaccepted();
     else if (!strcmp(scenario, "stream"))
