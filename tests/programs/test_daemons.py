@@ -274,7 +274,7 @@ def stunnel(w, shim):
 @case
 @both_worlds
 def vsftpd(w, shim):
-    """vsftpd: as root, with its limit on address space, jail and sandbox; curl lists, gets and puts, lftp mirrors (4 connections)"""
+    """vsftpd: as root, with its limit on address space, jail and sandbox; curl lists, gets and puts, lftp mirrors by four"""
     if os.geteuid():
         raise Skip("not root")
     server, curl, lftp, port = need("vsftpd"), need("curl"), need("lftp"), w.port()
