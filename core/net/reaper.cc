@@ -3,6 +3,7 @@
 #include "core/net/reaper.h"
 
 #include <cerrno>
+#include <initializer_list>
 #include <sys/mman.h>
 
 #include "core/arena/extent.h"
@@ -238,6 +239,30 @@ void sweep_socks() {
     }
 }
 
+// By slot: processes that hold a lock of a sock or an epoll set. Between a cell's publication and the store that refers
+// to it the publisher holds one, for as long as others want its processor, or it is stopped.
+u64 inside[max_processes / 64 + 1];
+
+void note_lock(const robust_lock& lock) {
+    const u32 slot = proc_slot_of(lock.word.load_relaxed() & robust_lock::owner_mask);
+    inside[slot / 64] |= u64{1} << slot % 64;
+}
+
+void note_lock_holders() {
+    __builtin_memset(inside, 0, sizeof inside);
+    for (u32 i = 0, n = cells_committed(REGION_SOCK); i < n; ++i) {
+        const sock* const sk = slab_get(slab_handle_at<sock>(i));
+        if (!sk) continue;
+        for (const robust_lock* lock : {&sk->sk_lock, &sk->tx_lock, &sk->rx_lock}) note_lock(*lock);
+    }
+    for (u32 i = 0, n = cells_committed(REGION_EVENTPOLL); i < n; ++i) {
+        const eventpoll* const ep = slab_get(slab_handle_at<eventpoll>(i));
+        if (ep) note_lock(ep->lock);
+    }
+}
+
+bool is_inside(proc_id who) { return inside[proc_slot_of(who) / 64] >> proc_slot_of(who) % 64 & 1; }
+
 } // namespace
 
 void sweep_forget() {
@@ -260,6 +285,8 @@ void sweep_unreferenced() {
         if (!marks[r] || !last_seen[r]) return;
         __builtin_memset(marks[r], 0, cells_committed(static_cast<region_id>(r)));
     }
+    // Before the references: who is out by now has stored what he refers to.
+    note_lock_holders();
     references_mark_all();
     for (u32 r = 0; r < REGION_COUNT; ++r) {
         if (!swept(r)) continue;
@@ -270,6 +297,7 @@ void sweep_unreferenced() {
             if (cell_word::state(w) != CELL_LIVE || marks[r][i]) {
                 last_seen[r][i] = 0;
             } else if (last_seen[r][i] == cell_word::gen(w)) {
+                if (is_inside(cell_word::owner(w))) continue;
                 cell_free(region, {i, cell_word::gen(w)});
                 last_seen[r][i] = 0;
             } else {
