@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <ctime>
+#include <initializer_list>
 #include <sys/mman.h>
 
 #include "core/arena/extent.h"
@@ -156,6 +157,20 @@ constexpr bool swept(u32 region) {
     return region == REGION_RING || region == REGION_SKB || region >= REGION_EXTENT_1K;
 }
 
+// Rings and their buffers are tied to socks under locks of socks: whoever holds one may be about to. He may be
+// slow for longer than two sweeps are apart (see remains_so), and the dead hold none any more.
+bool holds_sock_lock(proc_id who) {
+    const u32 n = cells_committed(REGION_SOCK);
+    for (u32 i = 0; i < n; ++i) {
+        const sock* const sk = slab_at<sock>(i);
+        if (!sk) continue;
+        for (const robust_lock* lock : {&sk->sk_lock, &sk->tx_lock, &sk->rx_lock}) {
+            if ((lock->word.load() & robust_lock::owner_mask) == who) return true;
+        }
+    }
+    return false;
+}
+
 void mark(region_id region, handle<void> h) {
     if (!h.gen || !marks[region] || h.index >= region_shapes[region].max_cells) return;
     if (cell_get(region, h)) marks[region][h.index] = 1;
@@ -285,6 +300,7 @@ void sweep_unreferenced() {
             if (cell_word::state(w) != CELL_LIVE || marks[r][i]) {
                 last_seen[r][i] = 0;
             } else if (last_seen[r][i] == cell_word::gen(w)) {
+                if (holds_sock_lock(cell_word::owner(w))) continue;
                 cell_free(region, {i, cell_word::gen(w)});
                 last_seen[r][i] = 0;
             } else {

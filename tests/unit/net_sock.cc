@@ -7,6 +7,7 @@
 #include "core/net/net_rx.h"
 #include "core/net/reaper.h"
 #include "core/net/skb_cell.h"
+#include "core/tcp/stream_ring.h"
 
 using namespace sockshim_test;
 
@@ -194,12 +195,14 @@ TEST_CASE("an abandoned sock is recognised", "[net]") {
     REQUIRE_FALSE(sk_is_abandoned(*sk));
 }
 
-TEST_CASE("a sock that another thread has locked is not lost, however slow that thread is", "[net]") {
+TEST_CASE("what a slow thread does under a sock's lock is not taken for lost", "[net]") {
     test_sock listener, child, lost;
+    handle<stream_ring> ring{};
     std::atomic<bool> locked{false}, swept{false};
     // As a handshake: the child is published, and known to its listener only before its lock goes.
     std::thread slow([&] {
         lock_sock(*child);
+        ring = ring_create(0, 1024); // as tcp_fuse_try, before it is either end's
         locked = true;
         while (!swept) std::this_thread::yield();
         inet_csk(*child).icsk_listener = listener.h;
@@ -213,9 +216,11 @@ TEST_CASE("a sock that another thread has locked is not lost, however slow that 
     swept = true;
     slow.join();
     REQUIRE(slab_get(child.h));
+    REQUIRE(slab_get(ring));
     REQUIRE_FALSE(slab_get(lost.h));
     for (int i = 0; i < 3; ++i) sweep_unreferenced();
     REQUIRE(slab_get(child.h));
+    REQUIRE_FALSE(slab_get(ring));
     sock_free(*owner);
     sweep_forget();
 }
