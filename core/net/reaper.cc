@@ -3,6 +3,7 @@
 #include "core/net/reaper.h"
 
 #include <cerrno>
+#include <ctime>
 #include <initializer_list>
 #include <sys/mman.h>
 
@@ -88,13 +89,16 @@ int reap_dead_processes() {
     return reaped;
 }
 
-bool reap_in_the_way() {
+bool reap_in_the_way(u16 family, u16 port) {
     if (reap_dead_processes() + release_unheld_sockets()) return true;
     bool under_way = false;
-    for_each_socket([&under_way](socket& s, handle<socket>) {
-        under_way = under_way || (s.holder.load() & holder_claimed);
+    for_each_socket([&](const socket& s, handle<socket>) {
+        if (!(s.holder.load() & holder_claimed) || s.family != family) return;
+        const sock* const sk = socket_sk(s);
+        under_way = under_way || (sk && (family != AF_INET || sk->__sk_common.skc_num == port));
     });
-    if (under_way) raw_syscall(SYS_sched_yield);
+    constexpr timespec moment{0, 200000};
+    if (under_way) raw_syscall(SYS_nanosleep, ptr_arg(&moment), 0);
     return under_way;
 }
 
@@ -212,6 +216,16 @@ void bury(sock& sk, remains what) {
     }
 }
 
+// Whoever holds the lock is slow, not dead: the reaper has taken the locks of the dead away. A processor that many
+// want, or SIGSTOP, keeps a new connection on its way to its listener for longer than two sweeps are apart.
+bool remains_so(handle<sock> h, remains what) {
+    sock* const sk = slab_get(h);
+    if (!sk || !trylock_sock(*sk)) return false;
+    const bool so = slab_get(h) == sk && remains_of(*sk) == what;
+    release_sock(*sk);
+    return so;
+}
+
 // As for cells: what looks lost at two sweeps is lost, what is only on its way is not seen twice.
 struct sighting {
     u32 gen;
@@ -231,6 +245,7 @@ void sweep_socks() {
         const bool live = cell_word::state(cell_word_at(REGION_SOCK, i)) == CELL_LIVE;
         const remains what = live && sk ? remains_of(*sk) : remains::none;
         if (what != remains::none && seen[i].gen == h.gen && seen[i].what == what) {
+            if (!remains_so(h, what)) continue;
             seen[i] = {};
             bury(*sk, what);
         } else {

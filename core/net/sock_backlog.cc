@@ -22,6 +22,12 @@ void lock_sock(sock& sk) {
     if (SOCKSHIM_UNLIKELY(!clean)) sk_repair(sk);
 }
 
+bool trylock_sock(sock& sk) {
+    if (!sk.sk_lock.try_lock()) return false;
+    sock_lock_acquired();
+    return true;
+}
+
 sock* lock_sock_handle(handle<sock> h) {
     sock* sk = slab_get(h);
     if (!sk) return nullptr;
