@@ -135,6 +135,8 @@ void drop_entry(u32 old) {
     case FD_SOCKET:
         if (socket_files[fd_entry_index(old)].fds.fetch_sub(1) == 1) {
             let_go_of_half(fd_entry_index(old));
+        } else {
+            fd_of_half(fd_entry_index(old)); // it may have been the number that was noted
         }
         put_socket(fd_entry_index(old));
         break;
@@ -148,6 +150,37 @@ void drop_entry(u32 old) {
 
 // Replaces an entry; what stood there loses a descriptor.
 void replace_entry(u32 fd, u32 entry) { drop_entry(fd_table[fd].exchange(entry)); }
+
+bool is_half(int fd, const socket& s) {
+    struct stat st {};
+    return raw_syscall(SYS_fstat, fd, ptr_arg(&st)) == 0 && st.st_ino == s.kernel_inode.load();
+}
+
+// A number of the socket may have the carrier's file still: it came in a message from before the bind, or was not known then.
+int another_half(u32 index) {
+    const socket* const s = slab_at<socket>(index);
+    for (u32 fd = 0; s && fd < fd_table_end(); ++fd) {
+        const bool names = fd_table[fd].load() == make_entry(FD_SOCKET, index);
+        if (names && is_half(static_cast<int>(fd), *s)) return static_cast<int>(fd);
+    }
+    return -1;
+}
+
+// `fd`, a new number of the socket, gets the half that this process has where it names the file still: that was
+// duplicated, or sent, before the bind.
+void duplicate_half(int fd, handle<socket> h) {
+    const socket* const s = slab_get(h);
+    if (!__libc_single_threaded) full_fence();
+    if (SOCKSHIM_LIKELY(!s || !s->kernel_inode.load())) return;
+    struct stat st {};
+    if (raw_syscall(SYS_fstat, fd, ptr_arg(&st)) || !S_ISREG(st.st_mode)) return;
+    if (!(carrier_identify(st) == h)) return;
+    const int half = fd_of_half(h.index);
+    const long k = half < 0 ? -EBADF : raw_syscall(SYS_fcntl, half, F_DUPFD_CLOEXEC, 0);
+    if (k < 0) return;
+    if (is_half(static_cast<int>(k), *s)) fd_replace_file(fd, static_cast<int>(k));
+    raw_syscall(SYS_close, k);
+}
 
 u32 libc_entry(const struct stat& st) {
     return trace_enabled && S_ISSOCK(st.st_mode) ? FD_LIBC_TRACED : FD_LIBC;
@@ -195,7 +228,7 @@ void fd_table_init() {
             [](int fd, u32 entry, void* arg) {
                 if (fd_entry_kind(entry) != FD_SOCKET) return;
                 socket* const s = slab_at<socket>(fd_entry_index(entry));
-                if (s && socket_files[fd_entry_index(entry)].half.load()) {
+                if (s && fd_of_half(fd_entry_index(entry)) == fd) {
                     (*static_cast<void (**)(socket&, int)>(arg))(*s, fd);
                 }
             },
@@ -209,9 +242,18 @@ int fd_of_half(u32 index) {
     if (!seen) return -1;
     const int fd = static_cast<int>(seen) - 1;
     if (fd_table[fd].load() == make_entry(FD_SOCKET, index)) return fd;
-    const int other = fd_of_socket(index);
-    half.store(static_cast<u32>(other + 1));
+    // The kernel's signals name that number still, which may be another socket's next.
+    const int other = another_half(index);
+    u32 was = seen;
+    if (!half.cas(was, static_cast<u32>(other + 1))) return other;
+    socket* const s = other < 0 ? nullptr : slab_at<socket>(index);
+    if (s) kernel_half_rewatch(*s, other);
     return other;
+}
+
+void fd_replace_file(int fd, int k) {
+    const bool cloexec = raw_syscall(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC;
+    raw_syscall(SYS_dup3, k, fd, cloexec ? O_CLOEXEC : 0);
 }
 
 void fd_has_half(u32 index, int fd) { socket_files[index].half.store(static_cast<u32>(fd + 1)); }
@@ -247,7 +289,7 @@ fd_kind fd_look(int fd) {
         const handle<socket> h = carrier_identify(st);
         if (h) {
             fd_install_duplicate(fd, h);
-            if (half) fd_has_half(h.index, fd);
+            if (half && !socket_files[h.index].half.load()) fd_has_half(h.index, fd);
             timer_thread_want();
             return FD_SOCKET;
         }
@@ -289,6 +331,7 @@ void fd_install_socket(int fd, handle<socket> s) {
 
 void fd_install_duplicate(int fd, handle<socket> s) {
     fd_install_socket(fd, s);
+    duplicate_half(fd, s);
     if (SOCKSHIM_LIKELY(__libc_single_threaded)) return;
     for (handle<socket> is; !((is = carrier_identify(fd)) == s); s = is) {
         u32 wrong = make_entry(FD_SOCKET, s.index);

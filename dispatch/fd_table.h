@@ -127,6 +127,8 @@ void fd_table_init();
 // there is none, or the carrier here is a file still. Noted by whoever makes one or finds it.
 int fd_of_half(u32 index);
 void fd_has_half(u32 index, int fd); // -1: no more
+// Puts what `k` names on the number `fd`, which stays what it is to the program.
+void fd_replace_file(int fd, int k);
 // In a child after fork, whose holds of sets are its own (eventpoll_forked).
 void fd_table_forked();
 // This process's last reference to `s`, named by `h`, is gone: releases it unless another process holds it.

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 
+#include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_sock.h"
 #include "core/net/carrier.h"
@@ -26,34 +27,38 @@ bool may_have_half(const socket& sock) {
     return prot == PROT_TCP || prot == PROT_UDP;
 }
 
-// Puts descriptor `k` where this process names the socket. k stays the caller's.
-void put_over(const socket& sock, int k) {
+// Puts descriptor `k` where this process names the socket, but for the number `there`, which has it. k stays the caller's.
+void put_over(const socket& sock, int k, int there) {
     struct request {
         u32 index;
-        int k;
-    } to{socket_handle(sock).index, k};
+        int k, there;
+    } to{socket_handle(sock).index, k, there};
     fd_table_for_each(
         [](int fd, u32 entry, void* arg) {
             const request& r = *static_cast<const request*>(arg);
             if (fd_entry_kind(entry) != FD_SOCKET || fd_entry_index(entry) != r.index) return;
-            const bool cloexec = raw_syscall(SYS_fcntl, fd, F_GETFD) & FD_CLOEXEC;
-            raw_syscall(SYS_dup3, r.k, fd, cloexec ? O_CLOEXEC : 0);
+            if (fd != r.there) fd_replace_file(fd, r.k);
         },
         &to);
 }
 
-// Takes k over.
+// Takes k over. The half is known before the other numbers are looked for: a duplicate that another thread makes
+// meanwhile is found here, or finds the half (fd_install_duplicate).
 void become_half(socket& sock, int k) {
     trace_way("kernel_half");
     const u32 index = socket_handle(sock).index;
-    put_over(sock, k);
+    if (const int fd = fd_of_socket(index); fd >= 0) { // else closed under us
+        fd_replace_file(fd, k);
+        SOCKSHIM_CRASH_POINT();
+        fd_has_half(index, fd);
+        if (socket_nonblock(sock)) half_set_nonblock(sock, true);
+        kernel_half_begin(sock, fd);
+        SOCKSHIM_CRASH_POINT();
+        full_fence();
+        put_over(sock, k, fd);
+    }
     raw_syscall(SYS_close, k);
     carrier_let_go(sock);
-    const int fd = fd_of_socket(index);
-    if (fd < 0) return; // closed under us
-    fd_has_half(index, fd);
-    if (socket_nonblock(sock)) half_set_nonblock(sock, true);
-    kernel_half_begin(sock, fd);
 }
 
 // The port that the kernel has chosen.
@@ -122,6 +127,7 @@ long listen_both(socket& sock, int backlog) {
     const int half = half_of(sock);
     if (half < 0) return listen_ours();
     if (const long r = raw_syscall(SYS_listen, half, backlog); r < 0) return r;
+    SOCKSHIM_CRASH_POINT();
     const long err = listen_ours();
     if (err) raw_syscall(SYS_shutdown, half, SHUT_RD);
     return err;
@@ -134,7 +140,8 @@ void half_before_connect(socket& sock) {
     if (carrier < 0) return;
     kernel_half_end(sock, half);
     fd_has_half(socket_handle(sock).index, -1);
-    put_over(sock, carrier);
+    put_over(sock, carrier, -1);
+    SOCKSHIM_CRASH_POINT();
     if (sock.flags.load() & SOCKF_SHARED) {
         sock.flags.fetch_and(~SOCKF_SHARED);
         static_cast<void>(carrier_lock(sock, carrier));
@@ -180,6 +187,7 @@ long half_accept(socket& sock, sockaddr* upeer, socklen_t* upeer_len, int flags)
     const long fd = p.revents
                         ? raw_syscall(SYS_accept4, half, ptr_arg(upeer), ptr_arg(upeer_len), flags)
                         : -EAGAIN;
+    SOCKSHIM_CRASH_POINT();
     release_sock(*sk);
     if (fd != -EAGAIN) kernel_half_took(*sk);
     if (fd >= 0) {
@@ -204,6 +212,7 @@ i64 half_recvmsg(socket& sock, msghdr_iter& msg, int flags) {
     kernel_half_takes(*sk);
     const i64 r = raw_syscall(SYS_recvmsg, half, ptr_arg(&kernels), flags | MSG_DONTWAIT);
     if (r == -EAGAIN) return r;
+    SOCKSHIM_CRASH_POINT();
     kernel_half_took(*sk);
     // The error that the entry reports was ours by then; one that waits behind it is the kernel's still.
     if (r >= 0 && (flags & MSG_ERRQUEUE)) sk->sk_err.store(0);

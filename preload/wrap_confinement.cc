@@ -1,4 +1,4 @@
-// Programs that confine themselves: filters on system calls, and hardly any descriptors. From then on the
+// Programs that confine themselves: filters on system calls, little memory, hardly any descriptors. From then on the
 // library makes the calls that it is let make (core/base/seccomp.h), and others do for it what it cannot do.
 #include "preload/wrap_confinement.h"
 
@@ -8,6 +8,7 @@
 
 #include "core/arena/arena.h"
 #include "core/base/diagnostic.h"
+#include "core/base/raw_syscall.h"
 #include "core/base/seccomp.h"
 #include "core/net/timer.h"
 #include "dispatch/process.h"
@@ -82,6 +83,68 @@ void after_limit(int resource) {
     timer_kick_processes();
 }
 
+namespace {
+
+// What the program has set of RLIMIT_AS, and what the kernel was given for it: as long as that is what the kernel
+// says, the program is told the former.
+struct told_limit {
+    a64 asked, given;
+};
+constinit told_limit told_soft{}, told_hard{};
+
+u64 as_told(const told_limit& told, u64 kernels) {
+    return kernels == told.given.load() ? told.asked.load() : kernels;
+}
+rlimit as_told(const rlimit& kernels) {
+    return {as_told(told_soft, kernels.rlim_cur), as_told(told_hard, kernels.rlim_max)};
+}
+
+void tell(told_limit& told, u64 asked, u64 given) {
+    told.asked.store(asked);
+    told.given.store(given);
+}
+
+u64 with_mapping(u64 limit) {
+    const u64 more = arena_mapped_bytes();
+    return limit < RLIM_INFINITY - more ? limit + more : RLIM_INFINITY;
+}
+
+long kernels_limit(const rlimit* limit, rlimit* former) {
+    return raw_syscall(SYS_prlimit64, 0, RLIMIT_AS, ptr_arg(limit), ptr_arg(former));
+}
+
+long set_address_space(const rlimit& asked, rlimit& former) {
+    rlimit given{with_mapping(asked.rlim_cur), with_mapping(asked.rlim_max)};
+    if (asked.rlim_cur > asked.rlim_max) given = asked; // what the kernel says of that
+    long r = kernels_limit(&given, &former);
+    // The hard limit cannot be raised. Where the program has not asked for that, its soft one comes as near as may be.
+    if (r == -EPERM && kernels_limit(nullptr, &former) == 0 &&
+        asked.rlim_max <= as_told(former).rlim_max) {
+        given.rlim_max = former.rlim_max;
+        if (given.rlim_cur > given.rlim_max) given.rlim_cur = given.rlim_max;
+        r = kernels_limit(&given, &former);
+    }
+    if (r) return r;
+    former = as_told(former);
+    tell(told_soft, asked.rlim_cur, given.rlim_cur);
+    tell(told_hard, asked.rlim_max, given.rlim_max);
+    return 0;
+}
+
+} // namespace
+
+// What a child of vfork sets is for the program that it executes.
+long limit_of_address_space(int pid, int resource, const rlimit* limit, rlimit* former) {
+    if (resource != RLIMIT_AS || !arena_attached() || in_vfork_child()) return SYS_NOT_OURS;
+    if (pid && pid != raw_syscall(SYS_getpid)) return SYS_NOT_OURS;
+    rlimit asked{}, were{};
+    if (limit && get_user(asked, limit)) return -EFAULT;
+    const long r = limit ? set_address_space(asked, were) : kernels_limit(nullptr, &were);
+    if (r) return r;
+    if (!limit) were = as_told(were);
+    return former ? put_user(were, former) : 0;
+}
+
 } // namespace sockshim
 
 namespace {
@@ -97,7 +160,10 @@ long libc_prctl(void* arg) {
 }
 
 template <class Call>
-[[gnu::always_inline]] inline int limited(int resource, const rlimit* limit, Call call) {
+[[gnu::always_inline]] inline int limited(pid_t pid, int resource, const rlimit* limit,
+                                          rlimit* former, Call call) {
+    const long ours = limit_of_address_space(pid, resource, limit, former);
+    if (ours != SYS_NOT_OURS) return static_cast<int>(finish(ours));
     if (limit) before_limit(resource, limit);
     const int r = call();
     if (limit && r == 0) after_limit(resource);
@@ -114,13 +180,19 @@ SOCKSHIM_WRAP(int, prctl,
     return static_cast<int>(confine(reinterpret_cast<const void*>(b), false, libc_prctl, &words));
 }
 
+SOCKSHIM_WRAP(int, getrlimit, (int resource, struct rlimit* limit)) {
+    return limited(0, resource, nullptr, limit, [=] { return real::getrlimit(resource, limit); });
+}
+SOCKSHIM_WRAP_ALIAS(getrlimit64, getrlimit)
+
 SOCKSHIM_WRAP(int, setrlimit, (int resource, const struct rlimit* limit)) {
-    return limited(resource, limit, [=] { return real::setrlimit(resource, limit); });
+    return limited(0, resource, limit, nullptr, [=] { return real::setrlimit(resource, limit); });
 }
 SOCKSHIM_WRAP_ALIAS(setrlimit64, setrlimit)
 
 SOCKSHIM_WRAP(int, prlimit,
               (pid_t pid, int resource, const struct rlimit* limit, struct rlimit* former)) {
-    return limited(resource, limit, [=] { return real::prlimit(pid, resource, limit, former); });
+    return limited(pid, resource, limit, former,
+                   [=] { return real::prlimit(pid, resource, limit, former); });
 }
 SOCKSHIM_WRAP_ALIAS(prlimit64, prlimit)

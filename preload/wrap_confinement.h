@@ -15,4 +15,8 @@ long confine(const void* program, bool everybody, confining_call call, void* arg
 void before_limit(int resource, const rlimit* limit);
 void after_limit(int resource);
 
+// A call about the calling process's RLIMIT_AS, which the arena's mapping does not count in: as the kernel's prlimit64
+// of these two, either of which may be null. SYS_NOT_OURS: any other limit.
+long limit_of_address_space(int pid, int resource, const rlimit* limit, rlimit* former);
+
 } // namespace sockshim

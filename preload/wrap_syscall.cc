@@ -433,10 +433,15 @@ long confinement_like(call_words c) {
 }
 
 long limit_like(call_words c) {
-    const bool own = c.nr == SYS_setrlimit;
-    const int resource = c.fd(own ? 0 : 1);
-    auto* const limit = c.ptr<const struct rlimit>(own ? 1 : 2);
-    if (!limit) return SYS_NOT_OURS;
+    using limits = struct rlimit;
+    const bool other = c.nr == SYS_prlimit64;
+    const bool get = c.nr == SYS_getrlimit;
+    const int resource = c.fd(other ? 1 : 0);
+    auto* const limit = get ? nullptr : c.ptr<const limits>(other ? 2 : 1);
+    auto* const former = other ? c.ptr<limits>(3) : get ? c.ptr<limits>(1) : nullptr;
+    if (!other && !limit && !former) return SYS_NOT_OURS; // EFAULT
+    const long ours = limit_of_address_space(other ? c.fd(0) : 0, resource, limit, former);
+    if (ours != SYS_NOT_OURS || !limit) return ours;
     before_limit(resource, limit);
     const long r = libc_answer(&c);
     if (r == 0) after_limit(resource);
@@ -482,6 +487,7 @@ long answer(const call_words& call) {
     case SYS_setns: return wrap_setns(call.fd(0), call.fd(1)) == 0 ? 0 : -errno;
     case SYS_prctl:
     case SYS_seccomp: return confinement_like(call);
+    case SYS_getrlimit:
     case SYS_setrlimit:
     case SYS_prlimit64: return limit_like(call);
     case SYS_io_uring_setup:

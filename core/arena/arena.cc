@@ -407,6 +407,8 @@ bool arena_is_here() { return current_netns() == the_arena.header->netns_inode; 
 
 bool arena_attached() { return attach_state.load() == attach_done; }
 
+u64 arena_mapped_bytes() { return arena_attached() ? arena_reserved_bytes : 0; }
+
 hash_area* arena_hash_area() { return the_arena.hashes; }
 
 a64& carrier_inode(u32 socket_index) {

@@ -44,6 +44,8 @@ int arena_attach_private();
 // Made by arena_attach_private: no other process, and no kernel to hand anything over to.
 bool arena_is_private();
 bool arena_attached();
+// What it takes of this process's address space; 0 before arena_attach.
+u64 arena_mapped_bytes();
 // Is the calling thread in the network namespace that the network belongs to?
 bool arena_is_here();
 hash_area* arena_hash_area();

@@ -179,11 +179,12 @@ void socket_hold(socket& sock) {
     sock.flags.fetch_or(SOCKF_MANY_HOLDERS);
 }
 
-void socket_unhold(socket& sock, proc_id who) {
+bool socket_unhold(socket& sock, proc_id who) {
     for (a32& h : sock.holders) {
         u32 expected = who;
-        if (h.load() == who && h.cas(expected, 0)) return;
+        if (h.load() == who && h.cas(expected, 0)) return true;
     }
+    return sock.flags.load() & SOCKF_MANY_HOLDERS;
 }
 
 bool socket_unaccounted(const socket& sock) {

@@ -32,7 +32,7 @@ int carrier_lock(socket& sock, int fd);
 // sockets only the kernel vouches for (in flight in a message, or held by a program that does not know us),
 // and asks their heartbeat now and then. A hint: what counts is carrier_held.
 void socket_hold(socket& sock);
-void socket_unhold(socket& sock, proc_id who);
+bool socket_unhold(socket& sock, proc_id who); // false: he did not
 bool socket_unaccounted(const socket& sock);
 // Some process that holds it lets go of it itself (it does not become another program just now): nobody else
 // may take what that process is about to put.

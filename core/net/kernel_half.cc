@@ -43,6 +43,7 @@ void watch(sock& sk, int fd) {
     if (!background_tid() || !sk.sk_kernel_watcher.cas(nobody, self_proc)) return;
     SOCKSHIM_CRASH_POINT();
     tell_thread(fd);
+    SOCKSHIM_CRASH_POINT();
     sk.sk_kernel.fetch_or(KERNEL_READY); // what came before
 }
 
@@ -50,6 +51,7 @@ void mark(socket& sock, int) {
     struct sock* const sk = socket_sk(sock);
     if (!sk || !sk->sk_kernel.load()) return;
     sk->sk_kernel.fetch_or(KERNEL_READY);
+    SOCKSHIM_CRASH_POINT();
     if (sock.type == SOCK_STREAM) {
         sk_data_ready(*sk); // wakes one
     } else {
@@ -136,6 +138,7 @@ u32 kernel_half_poll(sock& sk) {
     // Without a watcher (no thread to be had) the kernel is asked each time.
     if (!(sk.sk_kernel.load() & KERNEL_READY) && sk.sk_kernel_watcher.load()) return 0;
     sk.sk_kernel.fetch_and(~KERNEL_READY);
+    SOCKSHIM_CRASH_POINT();
     full_fence();
     u32 events = look(fd);
     if (events & POLLERR) {
@@ -155,6 +158,7 @@ u32 kernel_half_poll(sock& sk) {
 
 void kernel_half_takes(sock& sk) {
     sk.sk_kernel.fetch_and(~(KERNEL_READY | KERNEL_TURN));
+    SOCKSHIM_CRASH_POINT();
     full_fence();
 }
 
@@ -179,7 +183,9 @@ void kernel_half_end(socket& sock, int fd) {
     set_flags(fd, raw_syscall(SYS_fcntl, fd, F_GETFL) & ~O_ASYNC);
     raw_syscall(SYS_fcntl, fd, F_SETOWN, 0);
     raw_syscall(SYS_fcntl, fd, F_SETSIG, 0);
+    SOCKSHIM_CRASH_POINT();
     sock.kernel_inode.store(0);
+    SOCKSHIM_CRASH_POINT();
     if (struct sock* const sk = socket_sk(sock)) {
         sk->sk_kernel.store(0);
         sk->sk_kernel_watcher.store(0);
@@ -190,7 +196,19 @@ void kernel_half_unwatch(socket& sock, proc_id who) {
     struct sock* const sk = socket_sk(sock);
     u32 watcher = who;
     if (!sk || !sk->sk_kernel.load() || sk->sk_kernel_watcher.load() != who) return;
-    if (sk->sk_kernel_watcher.cas(watcher, 0)) sk_state_change(*sk);
+    if (!sk->sk_kernel_watcher.cas(watcher, 0)) return;
+    SOCKSHIM_CRASH_POINT();
+    wake_quietly(sk->sk_wq);
+}
+
+void kernel_half_holder_died(socket& sock, proc_id who) {
+    struct sock* const sk = socket_sk(sock);
+    if (!sk || !sk->sk_kernel.load()) return;
+    sk->sk_kernel.fetch_or(KERNEL_READY);
+    u32 watcher = who;
+    sk->sk_kernel_watcher.cas(watcher, 0);
+    SOCKSHIM_CRASH_POINT();
+    wake_quietly(sk->sk_wq);
 }
 
 void kernel_half_rewatch(socket& sock, int fd) {

@@ -59,6 +59,9 @@ void kernel_half_begin(socket& sock, int fd);
 void kernel_half_end(socket& sock, int fd);
 // Process `who` watches no more: the others look again, and one of them watches.
 void kernel_half_unwatch(socket& sock, proc_id who);
+// Process `who`, which had the socket, has died: perhaps as the watcher, perhaps it was woken for what is there or was
+// about to take it.
+void kernel_half_holder_died(socket& sock, proc_id who);
 // The background thread is another one now: what this process watches is told to that.
 void kernel_half_rewatch(socket& sock, int fd);
 // Is the socket with this inode of sockfs the half of one of ours?
@@ -75,7 +78,7 @@ void kernel_half_signalled(int signals);
 
 // dispatch/ knows the numbers. Which descriptor of this process is the half of socket cell `index` (-1: none)?
 extern int (*kernel_half_fd)(u32 index);
-// Visits every number of this process that names a socket of ours which has a half.
+// Visits every socket of ours that has a half in this process, with the number that the kernel's signals name.
 extern void (*kernel_half_for_each)(void (*visit)(socket& sock, int fd));
 // Which socket is at a number of this process? Null: none.
 extern socket* (*kernel_half_at)(int fd);

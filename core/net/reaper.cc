@@ -43,8 +43,7 @@ template <class Visit> void for_each_socket(Visit visit) {
 
 void release_sockets_of(proc_id dead) {
     for_each_socket([dead](socket& s, handle<socket> h) {
-        socket_unhold(s, dead);
-        kernel_half_unwatch(s, dead);
+        if (socket_unhold(s, dead)) kernel_half_holder_died(s, dead);
         u64 holder = s.holder.load();
         const u64 claimed = holder & holder_claimed;
         if ((s.flags.load() & SOCKF_SHARED) && !claimed) {

@@ -172,11 +172,7 @@ void sock_send_sigurg(const socket& sock) {
     signal_owner(sock, info);
 }
 
-void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
-    // No handler of the program's in between, which might leave by longjmp.
-    critical_enter();
-    const u32 flags = wq.flags.load();
-    if (mask == 0) mask = ~ep_private_bits;
+static void wake_waiters(wait_queue& wq, u32 flags, u32 mask, bool wake_all) {
     bool satisfied = false;
     if ((flags & WQ_RX_SLEEP) && (mask & (in_bits | state_bits))) {
         satisfied = wake_sleepers(wq, WQ_RX_SLEEP, wq.rx_seq, wake_all);
@@ -187,7 +183,22 @@ void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
     if (flags & WQ_LIST) {
         wake_list(wq, mask, wake_all && (mask & state_bits), satisfied && !wake_all);
     }
+}
+
+// No handler of the program's in between, which might leave by longjmp.
+void wake_up_slow(wait_queue& wq, u32 mask, bool wake_all) {
+    critical_enter();
+    const u32 flags = wq.flags.load();
+    if (mask == 0) mask = ~ep_private_bits;
+    wake_waiters(wq, flags, mask, wake_all);
     if (SOCKSHIM_UNLIKELY(flags & WQ_ASYNC)) wake_async(wq, mask);
+    critical_leave();
+}
+
+void wake_quietly(wait_queue& wq) {
+    full_fence();
+    critical_enter();
+    wake_waiters(wq, wq.flags.load(), ~ep_private_bits, true);
     critical_leave();
 }
 

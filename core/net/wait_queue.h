@@ -65,6 +65,8 @@ inline void wake_up(wait_queue& wq, u32 mask, bool wake_all = true) {
     full_fence();
     if (SOCKSHIM_UNLIKELY(wq.flags.load_relaxed())) wake_up_slow(wq, mask, wake_all);
 }
+// Everybody who waits looks again, for nothing that the program should hear of by SIGIO.
+void wake_quietly(wait_queue& wq);
 
 // The queue that `kind` and the raw handle name; null when that is no more.
 wait_queue* wait_source(u8 kind, u64 raw);

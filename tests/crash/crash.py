@@ -48,12 +48,13 @@ def observer():
 class Echo:
     """Echoes connections that carry the pattern; counts how they ended."""
 
-    def __init__(self, port):
+    def __init__(self, listener):
         self.accepted = self.ended = self.wrong = 0
         self.ends = {}
         self.lock = threading.Lock()
-        self.listener = socket.create_server((LOOPBACK, port), backlog=128)
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.listener = listener
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.thread.start()
 
     def accept(self):
         while True:
@@ -61,6 +62,8 @@ class Echo:
                 s, _ = self.listener.accept()
             except ConnectionError:
                 continue
+            except OSError:  # shut down
+                return
             with self.lock:
                 self.accepted += 1
             threading.Thread(target=self.serve, args=(s,), daemon=True).start()
@@ -82,14 +85,23 @@ class Echo:
             self.wrong += end.startswith("WRONG")
             self.ends[end] = self.ends.get(end, 0) + 1
 
+    def end(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        self.listener.close()
+
     def status(self):
         with self.lock:
             return "%d %d %d %s" % (self.accepted, self.ended, self.wrong, self.ends)
 
 
+def echo_server(port):
+    return Echo(socket.create_server((LOOPBACK, int(port)), backlog=128))
+
+
 @guest
 def survivor(port):
-    echo = Echo(int(port))
+    echo = echo_server(port)
     u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     u.bind((LOOPBACK, int(port)))
 
@@ -106,7 +118,9 @@ def survivor(port):
 
 @guest
 def caller():
-    """call PORT BYTES: connects, sends and reads back the pattern, half closes, waits for the end."""
+    """call PORT BYTES: connects, sends and reads back the pattern, half closes, waits for the end. several: that three
+    times at once. datagram PORT: sends one, and heard says what came back."""
+    asked = []
     def call(port, size, how="half"):
         size, got = int(size), 0
         try:
@@ -137,12 +151,38 @@ def caller():
                 s.shutdown(socket.SHUT_WR)
         except OSError:
             pass
-    answer({"call": call})
+
+    def several(port, size):
+        said = [""] * 3
+
+        def one(i):
+            said[i] = call(port, size)
+        callers = [threading.Thread(target=one, args=(i,)) for i in range(len(said))]
+        [t.start() for t in callers]
+        [t.join() for t in callers]
+        return ", ".join(said)
+
+    def datagram(port):
+        if asked:
+            asked.pop().close()
+        asked.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        asked[0].connect((LOOPBACK, int(port)))
+        asked[0].send(pattern(0, 1000))
+        return "sent"
+
+    def heard():
+        try:
+            return "echo" if asked[0].recv(2000, socket.MSG_DONTWAIT) == pattern(0, 1000) else "WRONG"
+        except BlockingIOError:
+            return "nothing"
+        except OSError as e:
+            return type(e).__name__
+    answer({"call": call, "several": several, "datagram": datagram, "heard": heard})
 
 
 @guest
 def bystander_server(port):
-    echo = Echo(int(port))
+    echo = echo_server(port)
     answer({"status": echo.status})
 
 
@@ -282,16 +322,21 @@ class Network:
         self.ends = 0  # connections that may be in TIME_WAIT
         self.history = []
 
-    def speaker(self, function, *args):
-        p = self.world.guest(function, *args, stdin=subprocess.PIPE, module=__file__)
+    def speaker(self, function, *args, module=__file__, **how):
+        p = self.world.guest(function, *args, stdin=subprocess.PIPE, module=module, **how)
         p.until("^ready", "out")
         p.heard = 1
         return p
 
     def ask(self, p, text, seconds=None):
         """One command, one line of answer."""
+        self.tell(p, text)
+        return self.hear(p, text, seconds)
+
+    def tell(self, p, text):
         p.write(text + "\n")
 
+    def hear(self, p, text="", seconds=None):
         def line():
             lines = p.text().split("\n")
             if len(lines) - 1 > p.heard:

@@ -203,10 +203,7 @@ static void polls(void) {
     close(fd); // 999 or fewer bytes unread: a reset
 }
 
-// A server for one client: says when it listens.
-static void serve(void) {
-    const int l = listening(8);
-    say("listening\n");
+static void serve_next(int l) {
     const int fd = accept(l, NULL, NULL);
     if (fd < 0) fail("accept");
     unsigned long offset = 0;
@@ -219,7 +216,57 @@ static void serve(void) {
         offset += (unsigned long)got;
     }
     close(fd);
+}
+
+// A server for so many clients, one after the other: says when it listens.
+static void serve(int clients) {
+    const int l = listening(8);
+    say("listening\n");
+    while (clients--) serve_next(l);
     close(l);
+}
+
+// The same for datagrams, until one is empty.
+static void serve_datagrams(void) {
+    const int fd = new_socket(SOCK_DGRAM);
+    if (bind(fd, (struct sockaddr*)&address, sizeof address)) fail("bind");
+    say("listening\n");
+    for (ssize_t got = 1; got;) {
+        struct sockaddr_in from;
+        socklen_t length = sizeof from;
+        struct pollfd p = {fd, POLLIN, 0};
+        if (poll(&p, 1, -1) != 1) fail("poll");
+        got = recvfrom(fd, received, sizeof received, 0, (struct sockaddr*)&from, &length);
+        if (got < 0 && errno == ECONNREFUSED) continue; // a client is gone
+        if (got < 0) fail("recvfrom");
+        if (memcmp(received, at(0), (size_t)got)) wrong("datagram");
+        sendto(fd, received, (size_t)got, 0, (struct sockaddr*)&from, length);
+    }
+    close(fd);
+}
+
+// Makes a listener, is the one who watches it, and shares it with whoever is at the other end of the unix socket `to`.
+static void bequeath(int to) {
+    const int l = listening(8);
+    struct pollfd p = {l, POLLIN, 0};
+    if (poll(&p, 1, 0) != 0) fail("poll");
+    char byte = 0, control[CMSG_SPACE(sizeof l)] = {0};
+    struct iovec iov = {&byte, 1};
+    struct msghdr m = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    struct cmsghdr* const c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof l);
+    memcpy(CMSG_DATA(c), &l, sizeof l);
+    if (sendmsg(to, &m, 0) != 1) fail("sendmsg");
+    close(to);
+    for (;;) serve_next(l);
+}
+
+// Serves beside whoever has started it with his listener.
+static void inherit(int l) {
+    for (;;) serve_next(l);
 }
 
 // Ends as a listener with connections that nobody accepted.
@@ -292,7 +339,15 @@ int main(int argc, char** argv) {
     else if (!strcmp(scenario, "poll"))
         polls();
     else if (!strcmp(scenario, "serve"))
-        serve();
+        serve(1);
+    else if (!strcmp(scenario, "both"))
+        serve(4);
+    else if (!strcmp(scenario, "datagrams"))
+        serve_datagrams();
+    else if (!strcmp(scenario, "bequeath"))
+        bequeath(atoi(argv[3]));
+    else if (!strcmp(scenario, "inherit"))
+        inherit(atoi(argv[3]));
     else if (!strcmp(scenario, "unaccepted"))
         unaccepted();
     else if (!strcmp(scenario, "stream"))

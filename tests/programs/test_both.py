@@ -180,6 +180,35 @@ def prefork(w):
             ask_both(w, port, rounds=4)
 
 
+@guest
+def moves(port, second):
+    """A listener goes to another number, and a second one gets the first number: each hears of its own clients."""
+    first = socket.create_server((LOOPBACK, int(port)))
+    number = first.fileno()
+    moved = socket.socket(fileno=os.dup2(number, 200))
+    first.close()
+    other = socket.create_server((LOOPBACK, int(second)))
+    print("the number is another's:", other.fileno() == number, flush=True)
+    for listener in (moved, other, moved, moved, other):
+        print("waits", flush=True)
+        serve(listener.accept()[0])
+    print("served", flush=True)
+
+
+@case
+def numbers_change(w):
+    """a listener that moved to another number, whose former one is another listener's"""
+    for shim in (False, True):
+        ports = w.port(), w.port()
+        s = w.guest(moves, *ports, shim=shim)
+        for i, turn in enumerate((0, 1, 0, 0, 1)):
+            s.until("^(the .*: True\n)(waits\n){%d}$" % (i + 1), "out")
+            time.sleep(0.1)
+            same("the answer", "fine\n", w.guest(ask, ports[turn], "tcp", 1, shim=False).ok().text())
+        s.until("served")
+        s.ok()
+
+
 # --- ports ---------------------------------------------------------------------------------------------------------
 
 @guest

@@ -269,5 +269,49 @@ def stunnel(w, shim):
     return answers
 
 
+# --- vsftpd -----------------------------------------------------------------------------------------------------
+
+@case
+@both_worlds
+def vsftpd(w, shim):
+    """vsftpd: as root, with its limit on address space, jail and sandbox; curl lists, gets and puts, lftp mirrors (4 connections)"""
+    if os.geteuid():
+        raise Skip("not root")
+    server, curl, lftp, port = need("vsftpd"), need("curl"), need("lftp"), w.port()
+    top, jail = w.path("ftp-%d" % port), w.path("jail")
+    os.chmod(w.work, 0o711)
+    for folder, mode in ((top, 0o755), (top + "/many", 0o755), (top + "/in", 0o733), (jail, 0o755)):
+        os.makedirs(folder, exist_ok=True)
+        os.chmod(folder, mode)
+    for i in range(30):
+        w.file("ftp-%d/many/%d" % (port, i), bytes([i]) * (i * 4001))
+    big = w.file("ftp-%d/big" % port, random.Random(21).randbytes(BIG))
+    config = w.file("vsftpd.conf", ("""listen=YES
+listen_ipv6=NO
+listen_address=%s
+listen_port=%d
+background=NO
+anonymous_enable=YES
+write_enable=YES
+anon_upload_enable=YES
+anon_root=%s
+secure_chroot_dir=%s
+""" % (LOOPBACK, port, top, jail)).encode())
+    w.start(server, config, shim=shim)
+    url = "ftp://%s:%d/" % (LOOPBACK, port)
+
+    def fetch(*args):
+        return w.start(curl, "-sS", "--max-time", PATIENCE, *args, shim=shim)
+    names = w.settle(lambda: fetch("-l", url), "vsftpd answers").text()
+    same("the file that curl got", file_sha(big), sha(fetch(url + "big").ok().out()))
+    fetch("-T", big, url + "in/new").ok()
+    same("the file that curl put", file_sha(big), file_sha(top + "/in/new"))
+    copy = w.path("copy-%d" % port)
+    w.run(lftp, "-e", "set net:max-retries 2; mirror --parallel=4 many %s; exit" % copy, url, env={"HOME": w.work}, shim=shim)
+    same("the tree that lftp got", tree_sha(top + "/many"), tree_sha(copy))
+    w.ours(port, shim)
+    return names, sha(fetch(url + "big", "-r", "1000-").ok().out()), fetch(url + "none").wait()
+
+
 if __name__ == "__main__":
     main()
