@@ -136,9 +136,8 @@ long sys_bind(int fd, const sockaddr* umyaddr, int addrlen) {
     if (err == 0) err = security_socket_bind(*ref.sock, kaddr, static_cast<u32>(addrlen));
     if (err == 0) {
         const u16 port = ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
-        err = past_the_dead(ref.sock->family, port, [&] {
-            return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen));
-        });
+        err = past_the_dead(ref.sock->family, port,
+                            [&] { return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen)); });
     }
     if (err == 0) want_timer_thread();
     fput_light(ref);
@@ -180,7 +179,8 @@ long sys_listen(int fd, int backlog) {
     if (err == 0) {
         const sock* const sk = socket_sk(*ref.sock);
         const u16 port = sk && sk_family(*sk) == AF_INET ? sk->__sk_common.skc_num : u16{0};
-        err = past_the_dead(ref.sock->family, port, [&] { return listen_both(*ref.sock, backlog); });
+        err =
+            past_the_dead(ref.sock->family, port, [&] { return listen_both(*ref.sock, backlog); });
     }
     if (err == 0) want_timer_thread();
     fput_light(ref);
