@@ -112,14 +112,15 @@ long sys_socketpair(int family, int type, int protocol, int* usockvec) {
     return err;
 }
 
-// Calls again when a dead process may have been in the way; whoever closes what it held gets a moment.
-template <class Call> static long past_the_dead(Call call) {
-    constexpr u64 moment_us = 200000;
+// Calls again when a dead process may have been in the way. Whoever closes what it held gets the time that he needs,
+// unless he has been stopped.
+template <class Call> static long past_the_dead(u16 family, u16 port, Call call) {
+    constexpr u64 patience_us = 10000000;
     long err = call();
     if (SOCKSHIM_LIKELY(err != -EADDRINUSE)) return err;
-    const u64 until = monotonic_us() + moment_us;
+    const u64 until = monotonic_us() + patience_us;
     for (bool changed = true; err == -EADDRINUSE && changed && monotonic_us() < until;) {
-        changed = reap_in_the_way();
+        changed = reap_in_the_way(family, port);
         err = call();
     }
     return err;
@@ -134,7 +135,9 @@ long sys_bind(int fd, const sockaddr* umyaddr, int addrlen) {
     auto* const kaddr = reinterpret_cast<const sockaddr*>(&address);
     if (err == 0) err = security_socket_bind(*ref.sock, kaddr, static_cast<u32>(addrlen));
     if (err == 0) {
-        err = past_the_dead([&] { return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen)); });
+        const u16 port = ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+        err = past_the_dead(ref.sock->family, port,
+                            [&] { return bind_both(*ref.sock, kaddr, static_cast<u32>(addrlen)); });
     }
     if (err == 0) want_timer_thread();
     fput_light(ref);
@@ -173,7 +176,12 @@ long sys_listen(int fd, int backlog) {
     if (err) return err;
     if (static_cast<unsigned>(backlog) > somaxconn) backlog = somaxconn;
     err = security_socket_listen(*ref.sock, backlog);
-    if (err == 0) err = past_the_dead([&] { return listen_both(*ref.sock, backlog); });
+    if (err == 0) {
+        const sock* const sk = socket_sk(*ref.sock);
+        const u16 port = sk && sk_family(*sk) == AF_INET ? sk->__sk_common.skc_num : u16{0};
+        err =
+            past_the_dead(ref.sock->family, port, [&] { return listen_both(*ref.sock, backlog); });
+    }
     if (err == 0) want_timer_thread();
     fput_light(ref);
     return err;

@@ -168,7 +168,12 @@ void cell_free(region_id region, handle<void> h) {
 void cell_publish(region_id region, handle<void> h) {
     if (h.gen == 0 || !known(region, h.index)) return;
     SOCKSHIM_CRASH_POINT();
-    the_regions[region].words[h.index].word.store(cell_word::make(h.gen, CELL_LIVE, self_proc));
+    a64& word = the_regions[region].words[h.index].word;
+    u64 seen = word.load();
+    // Whoever found it by what refers to it may have freed it by now.
+    while (cell_word::gen(seen) == h.gen && cell_word::state(seen) == CELL_CLAIMED &&
+           !word.cas(seen, cell_word::make(h.gen, CELL_LIVE, self_proc))) {
+    }
     SOCKSHIM_CRASH_POINT();
 }
 

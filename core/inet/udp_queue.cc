@@ -350,18 +350,35 @@ void consume(dgram_queue& q, const ring_view& r, u64& reader, u32 pos, dgram_slo
     }
 }
 
+// Of the slots [from, end) behind the head the first READY one; `end`: none. `passed`: a claimed one stands before it.
+u32 look_for_ready(const ring_view& r, u32 head, u32 from, u32 end, bool& passed) {
+    passed = false;
+    for (u32 i = from; i < end; ++i) {
+        const u64 w = r.at(head + i).word.load();
+        if (slot_word::lap(w) != r.lap(head + i) || slot_word::state(w) == SLOT_EMPTY) return end;
+        if (slot_word::state(w) == SLOT_READY) return i;
+        passed = passed || slot_word::state(w) == SLOT_CLAIMED;
+    }
+    return end;
+}
+
 // rd_lock is held. The first READY slot at or after the head, `from` positions on.
 bool next_ready(dgram_queue& q, const ring_view& r, u64& reader, u32 from, u32& pos, u64& w) {
-    for (u32 i = from; i < r.n; ++i) {
-        pos = word_pos(reader) + i;
-        w = r.at(pos).word.load();
-        if (slot_word::lap(w) != r.lap(pos) || slot_word::state(w) == SLOT_EMPTY) return false;
-        if (slot_word::state(w) != SLOT_READY) continue;
-        // Far behind a claimed head: is its claimer still there? (Not each time: asking reads /proc.)
-        if ((i & 15) == 15) trim(q, r, reader, true);
-        return true;
+    const u32 head = word_pos(reader);
+    bool passed;
+    u32 at = look_for_ready(r, head, from, r.n, passed);
+    if (at == r.n) return false;
+    // What was claimed when it was passed may be ready by now, and its sender have sent the one that was found
+    // after it: one sender's datagrams stay in order.
+    for (u32 end = r.n; passed && at != end;) {
+        end = at;
+        at = look_for_ready(r, head, from, end, passed);
     }
-    return false;
+    pos = head + at;
+    w = r.at(pos).word.load();
+    // Far behind a claimed head: is its claimer still there? (Not each time: asking reads /proc.)
+    if ((at & 15) == 15) trim(q, r, reader, true);
+    return true;
 }
 
 } // namespace

@@ -3,6 +3,8 @@
 #include "core/net/reaper.h"
 
 #include <cerrno>
+#include <ctime>
+#include <initializer_list>
 #include <sys/mman.h>
 
 #include "core/arena/extent.h"
@@ -86,13 +88,16 @@ int reap_dead_processes() {
     return reaped;
 }
 
-bool reap_in_the_way() {
+bool reap_in_the_way(u16 family, u16 port) {
     if (reap_dead_processes() + release_unheld_sockets()) return true;
     bool under_way = false;
-    for_each_socket([&under_way](socket& s, handle<socket>) {
-        under_way = under_way || (s.holder.load() & holder_claimed);
+    for_each_socket([&](const socket& s, handle<socket>) {
+        if (!(s.holder.load() & holder_claimed) || s.family != family) return;
+        const sock* const sk = socket_sk(s);
+        under_way = under_way || (sk && (family != AF_INET || sk->__sk_common.skc_num == port));
     });
-    if (under_way) raw_syscall(SYS_sched_yield);
+    constexpr timespec moment{0, 200000};
+    if (under_way) raw_syscall(SYS_nanosleep, ptr_arg(&moment), 0);
     return under_way;
 }
 
@@ -210,6 +215,16 @@ void bury(sock& sk, remains what) {
     }
 }
 
+// Whoever holds the lock is slow, not dead: the reaper has taken the locks of the dead away. A processor that many
+// want, or SIGSTOP, keeps a new connection on its way to its listener for longer than two sweeps are apart.
+bool remains_so(handle<sock> h, remains what) {
+    sock* const sk = slab_get(h);
+    if (!sk || !trylock_sock(*sk)) return false;
+    const bool so = slab_get(h) == sk && remains_of(*sk) == what;
+    release_sock(*sk);
+    return so;
+}
+
 // As for cells: what looks lost at two sweeps is lost, what is only on its way is not seen twice.
 struct sighting {
     u32 gen;
@@ -229,6 +244,7 @@ void sweep_socks() {
         const bool live = cell_word::state(cell_word_at(REGION_SOCK, i)) == CELL_LIVE;
         const remains what = live && sk ? remains_of(*sk) : remains::none;
         if (what != remains::none && seen[i].gen == h.gen && seen[i].what == what) {
+            if (!remains_so(h, what)) continue;
             seen[i] = {};
             bury(*sk, what);
         } else {
@@ -236,6 +252,30 @@ void sweep_socks() {
         }
     }
 }
+
+// By slot: processes that hold a lock of a sock or an epoll set. Between a cell's publication and the store that refers
+// to it the publisher holds one, for as long as others want its processor, or it is stopped.
+u64 inside[max_processes / 64 + 1];
+
+void note_lock(const robust_lock& lock) {
+    const u32 slot = proc_slot_of(lock.word.load_relaxed() & robust_lock::owner_mask);
+    inside[slot / 64] |= u64{1} << slot % 64;
+}
+
+void note_lock_holders() {
+    __builtin_memset(inside, 0, sizeof inside);
+    for (u32 i = 0, n = cells_committed(REGION_SOCK); i < n; ++i) {
+        const sock* const sk = slab_get(slab_handle_at<sock>(i));
+        if (!sk) continue;
+        for (const robust_lock* lock : {&sk->sk_lock, &sk->tx_lock, &sk->rx_lock}) note_lock(*lock);
+    }
+    for (u32 i = 0, n = cells_committed(REGION_EVENTPOLL); i < n; ++i) {
+        const eventpoll* const ep = slab_get(slab_handle_at<eventpoll>(i));
+        if (ep) note_lock(ep->lock);
+    }
+}
+
+bool is_inside(proc_id who) { return inside[proc_slot_of(who) / 64] >> proc_slot_of(who) % 64 & 1; }
 
 } // namespace
 
@@ -259,6 +299,8 @@ void sweep_unreferenced() {
         if (!marks[r] || !last_seen[r]) return;
         __builtin_memset(marks[r], 0, cells_committed(static_cast<region_id>(r)));
     }
+    // Before the references: who is out by now has stored what he refers to.
+    note_lock_holders();
     references_mark_all();
     for (u32 r = 0; r < REGION_COUNT; ++r) {
         if (!swept(r)) continue;
@@ -269,6 +311,7 @@ void sweep_unreferenced() {
             if (cell_word::state(w) != CELL_LIVE || marks[r][i]) {
                 last_seen[r][i] = 0;
             } else if (last_seen[r][i] == cell_word::gen(w)) {
+                if (is_inside(cell_word::owner(w))) continue;
                 cell_free(region, {i, cell_word::gen(w)});
                 last_seen[r][i] = 0;
             } else {

@@ -11,8 +11,9 @@ namespace sockshim {
 int reap_dead_processes();
 // An address is taken, perhaps by the dead: the kernel closes what a process held before anybody can know of
 // its end, so this does it now instead of waiting for who is on duty. True: something was closed, or another
-// process is closing it; look again. No locks held.
-bool reap_in_the_way();
+// process is closing a socket with that port, which takes as long as others want its processor; look again. No
+// locks held.
+bool reap_in_the_way(u16 family, u16 port);
 // Of several processes that find a shared socket held by nobody, the one that gets true releases it. `h` is
 // what named it before they looked: false when it has been released meanwhile, whoever is in the cell now.
 bool socket_claim_shared(socket& s, handle<socket> h);

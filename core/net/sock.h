@@ -167,6 +167,8 @@ void sock_init_data(socket* sock, struct sock& sk);
 // thread has queued (net_rx_action) once no lock is held.
 void lock_sock(sock& sk);
 void release_sock(sock& sk);
+// False: another thread is in the sock, or a dead one was.
+bool trylock_sock(sock& sk);
 // Locks the sock that h names; null (nothing locked) when h is stale.
 sock* lock_sock_handle(handle<sock> h);
 // Locks two socks in the order of their indices.

@@ -7,8 +7,9 @@
 // packet can slip in between its last look and the unlock.
 //
 // A pusher that is killed after the push but before it set the bit leaves a packet that the next holder
-// finds (release_sock looks at the list itself too). One killed between publishing its cell and the push
-// leaves a cell in no list: sweep_unreferenced (core/net/reaper.h) finds it.
+// finds (release_sock looks at the list itself too). One killed between the push and the publication of its
+// cell takes it along, and what is below it in the stack is in no list any more: lost packets, which are sent
+// again, and cells that sweep_unreferenced (core/net/reaper.h) finds.
 #include "core/arena/owner.h"
 #include "core/net/skb_cell.h"
 #include "core/net/sock_internal.h"
@@ -19,6 +20,12 @@ void lock_sock(sock& sk) {
     const bool clean = sk.sk_lock.lock();
     sock_lock_acquired();
     if (SOCKSHIM_UNLIKELY(!clean)) sk_repair(sk);
+}
+
+bool trylock_sock(sock& sk) {
+    if (!sk.sk_lock.try_lock()) return false;
+    sock_lock_acquired();
+    return true;
 }
 
 sock* lock_sock_handle(handle<sock> h) {
@@ -80,8 +87,9 @@ bool add_backlog(sock& sk, u64 raw_handle, const sk_buff& skb) {
         return true;
     }
     cell->sk = raw_handle;
-    skb_cell_publish(h);
+    // In this order: what is published and not referred to yet is lost in the sweep's eyes.
     backlog_push(sk, h, *cell);
+    skb_cell_publish(h);
     for (word = sk.sk_lock.word.load_relaxed();;) {
         if ((word & robust_lock::owner_mask) == 0) {
             // Its holder left between our two looks. Take the lock, and release_sock finds the packet.

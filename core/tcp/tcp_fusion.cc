@@ -90,8 +90,7 @@ handle<stream_ring> direction_ring(tcp_sock& a, tcp_sock& b) {
     return b.rx_ring;
 }
 
-void join_direction(tcp_sock& a, tcp_sock& b, handle<stream_ring> h) {
-    stream_ring& r = *slab_get(h);
+void join_direction(tcp_sock& a, tcp_sock& b, handle<stream_ring> h, stream_ring& r) {
     r.limit = max_of(fused_limit(as_sock(a), as_sock(b), fused_ring_bytes), r.size);
     r.tail.store(a.tx_off);
     r.head.store(b.rx_off);
@@ -428,11 +427,13 @@ void tcp_fuse_try(sock& sk) {
         both_locks rx(sk, *other, &sock::rx_lock);
         const handle<stream_ring> there = direction_ring(a, b);
         const handle<stream_ring> back = there ? direction_ring(b, a) : handle<stream_ring>{};
-        if (there && back) {
+        stream_ring* const ring_there = slab_get(there);
+        stream_ring* const ring_back = slab_get(back);
+        if (ring_there && ring_back) {
             trace_way("tcp_fuse");
             SOCKSHIM_CRASH_POINT();
-            join_direction(a, b, there);
-            join_direction(b, a, back);
+            join_direction(a, b, there, *ring_there);
+            join_direction(b, a, back, *ring_back);
             a.fused_peer = sk_handle(*other);
             b.fused_peer = sk_handle(sk);
             a.fused_more = b.fused_more = 0;

@@ -405,6 +405,7 @@ UsePAM no
 PermitRootLogin yes
 StrictModes no
 MaxStartups 100
+SetEnv HOME=%(top)s
 """
 SSH = """Host there
     HostName %(address)s
@@ -421,7 +422,8 @@ SSH = """Host there
 
 
 class Sshd(Service):
-    """With privilege separation, in mounts of its own for its empty directory."""
+    """With privilege separation, in mounts of its own for its empty directory. The shells find no start-up files: what
+    those of the machine's root begin (some hold a lock for a minute) must not be killed here."""
 
     needs = ("sshd", "ssh", "ssh-keygen", "unshare")
     roles = {"sshd": (("session", "sshd: root@"), ("before login", r"\[net\]"), ("privileged", r"\[priv\]|\[accepted\]"),

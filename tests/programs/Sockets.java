@@ -53,6 +53,11 @@ public class Sockets {
 
     // --- servers ---------------------------------------------------------------------------------------------
 
+    static class Connection {
+        final ByteBuffer buffer = ByteBuffer.allocateDirect(70000);  // what has been read and not been written yet
+        boolean ended;  // nothing more to read, perhaps something to write
+    }
+
     // Echo by one thread, whatever part of a buffer could be written; ends with its standard input.
     static void selectorServer(String port) throws Exception {
         Selector selector = Selector.open();
@@ -71,20 +76,22 @@ public class Sockets {
             if (key.isAcceptable()) {
                 SocketChannel c = ((ServerSocketChannel) key.channel()).accept();
                 if (c != null)
-                    c.configureBlocking(false).register(selector, SelectionKey.OP_READ, ByteBuffer.allocateDirect(70000));
+                    c.configureBlocking(false).register(selector, SelectionKey.OP_READ, new Connection());
                 return;
             }
             SocketChannel c = (SocketChannel) key.channel();
-            ByteBuffer buffer = (ByteBuffer) key.attachment();
-            if (key.isReadable() && c.read(buffer) < 0) {
-                c.close();
-                return;
-            }
+            Connection connection = (Connection) key.attachment();
+            ByteBuffer buffer = connection.buffer;
+            connection.ended |= key.isReadable() && c.read(buffer) < 0;
             buffer.flip();
             c.write(buffer);
             buffer.compact();
-            key.interestOps(buffer.position() == 0 ? SelectionKey.OP_READ
-                            : buffer.hasRemaining() ? SelectionKey.OP_READ | SelectionKey.OP_WRITE : SelectionKey.OP_WRITE);
+            boolean empty = buffer.position() == 0;
+            if (connection.ended && empty)
+                c.close();
+            else
+                key.interestOps(empty ? SelectionKey.OP_READ : connection.ended || !buffer.hasRemaining() ? SelectionKey.OP_WRITE
+                                : SelectionKey.OP_READ | SelectionKey.OP_WRITE);
         } catch (IOException e) {
             key.cancel();
             try {
@@ -274,7 +281,7 @@ public class Sockets {
             all.add(threads.submit(() -> {
                 String answer = kind == 0 ? byStreams(port, data) : kind == 1 ? bySelector(port, data)
                     : kind == 2 ? bySendfile(port, data) : byFutures(port, data);
-                check(answer.equals(sha(data)), "an echo");
+                check(answer.equals(sha(data)), "an echo of " + data.length + " bytes, client " + kind + ", port " + port);
                 return null;
             }));
         }

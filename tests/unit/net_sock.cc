@@ -5,7 +5,9 @@
 #include <thread>
 
 #include "core/net/net_rx.h"
+#include "core/net/reaper.h"
 #include "core/net/skb_cell.h"
+#include "core/tcp/stream_ring.h"
 
 using namespace sockshim_test;
 
@@ -191,6 +193,36 @@ TEST_CASE("an abandoned sock is recognised", "[net]") {
     REQUIRE(sk_is_abandoned(*sk));
     sock_set_flag(*sk, SOCK_DEAD, true);
     REQUIRE_FALSE(sk_is_abandoned(*sk));
+}
+
+TEST_CASE("what a slow thread does under a sock's lock is not taken for lost", "[net]") {
+    test_sock listener, child, lost;
+    handle<stream_ring> ring{};
+    std::atomic<bool> locked{false}, swept{false};
+    // As a handshake: the child is published, and known to its listener only before its lock goes.
+    std::thread slow([&] {
+        lock_sock(*child);
+        ring = ring_create(0, 1024); // as tcp_fuse_try, before it is either end's
+        locked = true;
+        while (!swept) std::this_thread::yield();
+        inet_csk(*child).icsk_listener = listener.h;
+        release_sock(*child);
+    });
+    while (!locked) std::this_thread::yield();
+    sockshim::socket* const owner = sock_alloc();
+    REQUIRE(owner);
+    listener->sk_socket = socket_handle(*owner);
+    for (int i = 0; i < 3; ++i) sweep_unreferenced();
+    swept = true;
+    slow.join();
+    REQUIRE(slab_get(child.h));
+    REQUIRE(slab_get(ring));
+    REQUIRE_FALSE(slab_get(lost.h));
+    for (int i = 0; i < 3; ++i) sweep_unreferenced();
+    REQUIRE(slab_get(child.h));
+    REQUIRE_FALSE(slab_get(ring));
+    sock_free(*owner);
+    sweep_forget();
 }
 
 TEST_CASE("the thread's queue is bounded, counted and forgotten by a forked child", "[net]") {
