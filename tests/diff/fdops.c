@@ -101,8 +101,8 @@ int main(void) {
     T(statx(un, "", AT_EMPTY_PATH, STATX_ALL, &ux)), T(statx(s, "", AT_EMPTY_PATH, STATX_ALL, &sx));
     V(ux.stx_mnt_id == sx.stx_mnt_id);
     close(un);
-    V(st.st_atim.tv_sec), V(st.st_mtim.tv_sec), V(st.st_mtim.tv_nsec), V(st.st_ctim.tv_sec),
-        V(st.st_rdev);
+    V(st.st_atim.tv_sec), V(st.st_mtim.tv_sec), V(st.st_mtim.tv_nsec),
+        V(st.st_rdev); // the kernel gives some a change time, others none
     section("each socket has an inode of its own, and keeps it");
     uint64_t seen[64];
     int again = 0, changed = 0;
