@@ -396,6 +396,8 @@ class Git(Service):
         return [["Git", 2, {"port": self.port, "work": self.top, "head": self.head}]]
 
 
+# HOME: the shells find no start-up files. What those of the machine's root begin must not be killed here (pyenv's leave a
+# lock then, for which every later shell waits a minute).
 SSHD = """Port %(port)d
 ListenAddress %(address)s
 HostKey %(top)s/host_key
@@ -422,8 +424,7 @@ SSH = """Host there
 
 
 class Sshd(Service):
-    """With privilege separation, in mounts of its own for its empty directory. The shells find no start-up files: what
-    those of the machine's root begin (some hold a lock for a minute) must not be killed here."""
+    """With privilege separation, in mounts of its own for its empty directory."""
 
     needs = ("sshd", "ssh", "ssh-keygen", "unshare")
     roles = {"sshd": (("session", "sshd: root@"), ("before login", r"\[net\]"), ("privileged", r"\[priv\]|\[accepted\]"),
