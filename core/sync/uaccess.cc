@@ -38,8 +38,8 @@ template <void (*access)(void*, const void*, std::size_t)>
 
 // Null is one more bad address of the program's, whatever memcpy is declared to take
 // (-fno-delete-null-pointer-checks binds the compiler), so the sanitizer is told not to ask.
-[[gnu::no_sanitize("nonnull-attribute")]] inline void copy(void* to, const void* from,
-                                                           std::size_t n) {
+__attribute__((no_sanitize("nonnull-attribute"))) inline void copy(void* to, const void* from,
+                                                                   std::size_t n) {
     std::memcpy(to, from, n);
 }
 

@@ -1,6 +1,6 @@
 """Clients that know every byte that they are to get. Each thread repeats one exchange; a server that is killed may end it
 (refused, reset, end of file, an error that the protocol has for that), but what has come until then must be right."""
-import http.client, json, os, random, shutil, socket, struct, subprocess, sys, threading, time
+import http.client, json, os, random, shutil, signal, socket, struct, subprocess, sys, threading, time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "programs"))
 from harness import *
@@ -296,6 +296,8 @@ class Tool(Flow):
         if "input" not in how:
             how["stdin"] = subprocess.DEVNULL
         done = subprocess.run([str(a) for a in argv], capture_output=True, **how)
+        if done.returncode == -signal.SIGPIPE:  # what a program gets that writes to a peer who is gone, unless it minds
+            raise Interrupted(done.stderr)
         if done.returncode < 0:
             raise Wrong("%s ended by signal %d: %r" % (argv[0], -done.returncode, done.stderr[-300:]))
         return done
