@@ -49,7 +49,7 @@ def commands(w, s):
 
 @case
 def kept(w):
-    """SOCKSHIM_KEEP_ENV=2: what a session runs is in the daemon's network, for all that sshd throws away"""
+    """sshd, nc: with SOCKSHIM_KEEP_ENV=2, what a session runs is in the daemon's network, for all that sshd throws away"""
     if NATIVE:
         raise Skip("asks of the shim alone")
     with Ssh(w, True, env={"SOCKSHIM_KEEP_ENV": "2"}) as s:
