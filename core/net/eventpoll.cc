@@ -3,6 +3,7 @@
 #include "core/net/eventpoll.h"
 
 #include <cerrno>
+#include <initializer_list>
 
 #include "core/base/crash_point.h"
 #include "core/net/doorbell.h"
@@ -378,6 +379,9 @@ handle<eventpoll> eventpoll_create() {
     ep->exclusive.store(0);
     ep->nested.store(0);
     ep->looking.store(0);
+    for (a32* of_kicks : {&ep->known, &ep->direct, &ep->kicks_begun, &ep->kicks_ended}) {
+        of_kicks->store(0); // a wait that a death ended may have left them
+    }
     ep->turn.store(0);
     ep->kernel_asked.store(0);
     ep->rotor = 0;
