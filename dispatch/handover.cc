@@ -10,6 +10,7 @@
 #include <poll.h>
 
 #include "core/arena/arena.h"
+#include "core/arena/owner.h"
 #include "core/base/config.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_hashtables.h"
@@ -23,6 +24,7 @@
 #include "dispatch/kernel_half.h"
 #include "dispatch/process.h"
 #include "dispatch/replay.h"
+#include "dispatch/sock_diag.h"
 #include "dispatch/socketcall.h"
 
 namespace sockshim {
@@ -104,14 +106,19 @@ namespace {
 // This thread has asked the kernel in vain: the datagram under way is our own stack's to refuse.
 constinit thread_local bool handover_declined = false;
 
-// Is anybody in the kernel bound to this local UDP port? Asked by trying to bind to it: no datagram is
-// spent on the question.
-bool kernel_port_taken(const sockaddr_in& at) {
-    const long k = raw_syscall(SYS_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (k < 0) return true;
-    const long r = raw_syscall(SYS_bind, k, ptr_arg(&at), sizeof at);
-    raw_syscall(SYS_close, k);
-    return r < 0 && r != -EADDRNOTAVAIL;
+// connect of a non-blocking stream socket of the kernel's to a local address, which answers at once: 0,
+// -ECONNREFUSED, -EINPROGRESS (a full backlog) or another -errno.
+long kernel_connect_locally(int k, const sockaddr_in& to) {
+    const long r = raw_syscall(SYS_connect, k, ptr_arg(&to), sizeof to);
+    if (r != -EINPROGRESS) return r;
+    pollfd p{k, POLLOUT, 0};
+    const timespec now{};
+    raw_syscall(SYS_ppoll, ptr_arg(&p), 1, ptr_arg(&now), 0, 8);
+    if (!(p.revents & (POLLERR | POLLHUP))) return r;
+    int err = 0;
+    u32 errlen = sizeof err;
+    raw_syscall(SYS_getsockopt, k, SOL_SOCKET, SO_ERROR, ptr_arg(&err), ptr_arg(&errlen));
+    return err ? -err : r;
 }
 
 } // namespace
@@ -165,12 +172,13 @@ i64 sendmsg_handover(socket& sock, msghdr_iter& msg) {
         to.sin_port = sk->__sk_common.skc_dport;
     }
     if (to.sin_addr.s_addr == INADDR_ANY) to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (sock.type == SOCK_DGRAM && inet_addr_type(to.sin_addr.s_addr) == RTN_LOCAL &&
-        !kernel_port_taken(to)) {
-        handover_declined = true;
+    if (sock.type == SOCK_DGRAM && inet_addr_type(to.sin_addr.s_addr) == RTN_LOCAL) {
+        handover_declined = !kernel_has_udp_taker(to);
+        // Again in either case: a receiver that is just starting binds in the kernel first (bind_both).
+        if (!handover_declined) between_worlds_wait(ntohs(to.sin_port));
         const i64 r = ops_of(sock.ops_id).sendmsg(sock, msg);
         handover_declined = false;
-        return r;
+        if (r != -EHANDOVER) return r;
     }
     const int err = socket_handover(sock);
     return err ? err : SYS_NOT_OURS;
@@ -198,30 +206,26 @@ long connect_handover(socket& sock, int fd, const sockaddr_storage& addr, int le
     if (sock.type != SOCK_STREAM) return SYS_OURS;
     struct sock* sk = socket_sk(sock);
     if (!sk || sk_state(*sk) != TCP_CLOSE) return SYS_OURS;
-    if (local) {
+    // Ours: a listener, one that is about to be, and the socket itself (simultaneous open).
+    const auto met_here = [&] {
         const be32 listener_at = daddr == INADDR_ANY ? htonl(INADDR_LOOPBACK) : daddr;
         const u16 port = ntohs(to.sin_port);
-        if (inet_lookup_listener(0, 0, listener_at, port)) return SYS_OURS;
-        // To itself: simultaneous open.
-        if (inet_num(*sk) == port) return SYS_OURS;
-    }
+        return local && (inet_lookup_listener(0, 0, listener_at, port) ||
+                         inet_half_listener(listener_at, port) || inet_num(*sk) == port);
+    };
+    if (met_here()) return SYS_OURS;
     const int k = make_kernel_socket(sock);
     if (k < 0) return k == -EADDRINUSE ? SYS_OURS : k;
-    // Locally the kernel answers at once, so one that refuses is known before anything is given up.
     raw_syscall(SYS_fcntl, k, F_SETFL, raw_syscall(SYS_fcntl, k, F_GETFL) | O_NONBLOCK);
-    long r = raw_syscall(SYS_connect, k, ptr_arg(&addr), len);
-    if (r == -EINPROGRESS && local) {
-        pollfd p{k, POLLOUT, 0};
-        timespec now{};
-        raw_syscall(SYS_ppoll, ptr_arg(&p), 1, ptr_arg(&now), 0, 8);
-        int err = 0;
-        u32 errlen = sizeof err;
-        if (p.revents & (POLLERR | POLLHUP)) {
-            raw_syscall(SYS_getsockopt, k, SOL_SOCKET, SO_ERROR, ptr_arg(&err), ptr_arg(&errlen));
-        }
-        if (err) r = -err;
+    long r;
+    if (local) {
+        // A listener of ours waits until we are through (listen_both), or is seen here.
+        const between_worlds here(ntohs(to.sin_port));
+        r = met_here() ? -ECONNREFUSED : kernel_connect_locally(k, to);
+    } else {
+        r = raw_syscall(SYS_connect, k, ptr_arg(&addr), len);
     }
-    if (r == -ECONNREFUSED) {
+    if (r == -ECONNREFUSED && local) {
         // Ours still: our own stack refuses just so, and a later try may find a listener of ours.
         raw_syscall(SYS_close, k);
         return SYS_OURS;

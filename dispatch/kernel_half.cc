@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 
+#include "core/arena/owner.h"
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/inet_sock.h"
@@ -86,6 +87,7 @@ long bind_both(socket& sock, const sockaddr* addr, u32 len) {
     if (choose && inet_test(*sk, INET_BIND_ADDRESS_NO_PORT)) return bind_ours(addr);
     // A port that the kernel has chosen may be a connection's of ours.
     for (int tries = 0;; ++tries) {
+        const between_worlds here(ntohs(at.sin_port));
         const int k = kernel_socket_like(sock, &at);
         // Without a descriptor for it the socket meets our side only.
         if (k == -EMFILE || k == -ENFILE || k == -ENOBUFS || k == -ENOMEM) return bind_ours(addr);
@@ -126,6 +128,8 @@ long listen_both(socket& sock, int backlog) {
     }
     const int half = half_of(sock);
     if (half < 0) return listen_ours();
+    // Who has seen nobody here shall not be connected there (connect_handover).
+    between_worlds_wait(inet_num(*sk));
     if (const long r = raw_syscall(SYS_listen, half, backlog); r < 0) return r;
     SOCKSHIM_CRASH_POINT();
     const long err = listen_ours();

@@ -128,6 +128,7 @@ int process_register() {
         SOCKSHIM_CRASH_POINT();
         p.start_time.store(start);
         p.exec_since.store(0);
+        for (a32& port : p.between) port.store(0);
         p.word.store(slot_word(pid, gen, PROC_LIVE));
         self_proc = make_id(slot, gen);
         return 0;
@@ -203,6 +204,37 @@ bool process_execing() {
         if (slot_state(p.word.load()) == PROC_LIVE && p.exec_since.load()) return true;
     }
     return false;
+}
+
+between_worlds::between_worlds(u16 port) {
+    if (!self_proc) return;
+    for (a32& mark : the_arena.header->processes[proc_slot_of(self_proc)].between) {
+        u32 free = 0;
+        if (!mark.cas(free, port + 1u)) continue;
+        mark_ = &mark;
+        full_fence(); // before the second look
+        return;
+    }
+}
+
+between_worlds::~between_worlds() {
+    if (mark_) mark_->store(0);
+}
+
+void between_worlds_wait(u16 port) {
+    constexpr int patience_ms = 100;
+    full_fence(); // what the others' second look shall see is there
+    int waited_ms = 0;
+    for (u32 slot = 1; slot <= max_processes && waited_ms < patience_ms; ++slot) {
+        const process_slot& p = the_arena.header->processes[slot];
+        if (slot_state(p.word.load()) != PROC_LIVE) continue;
+        for (const a32& mark : p.between) {
+            while (mark.load() == port + 1u && waited_ms++ < patience_ms) {
+                const timespec ms{0, 1000000};
+                raw_syscall(SYS_nanosleep, ptr_arg(&ms), 0);
+            }
+        }
+    }
 }
 
 bool proc_any_alive() {

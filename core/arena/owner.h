@@ -9,7 +9,7 @@ struct process_slot {
     a64 word;
     a64 start_time; // clock ticks since boot, /proc/<pid>/stat field 22; once it is live
     a32 exec_since; // seconds (monotonic) since execve was called, 0: not
-    a32 reserved[3];
+    a32 between[3]; // ports for which a thread is between the two worlds, + 1; 0: free
 };
 SOCKSHIM_ARENA_TYPE(process_slot);
 
@@ -36,6 +36,21 @@ proc_id proc_of_slot(u32 slot);
 void process_exec(bool begins);
 bool process_execing();
 bool proc_is_execing(proc_id id);
+// Two worlds cannot be looked at in one instant. While it lives, the calling thread has looked for `port` (host order)
+// in one, this network or the kernel, and not yet in the other; a fourth thread at once in a process stays unknown.
+class between_worlds {
+public:
+    explicit between_worlds(u16 port);
+    ~between_worlds();
+    between_worlds(const between_worlds&) = delete;
+    between_worlds& operator=(const between_worlds&) = delete;
+
+private:
+    a32* mark_ = nullptr;
+};
+// Returns when nobody is between the worlds for `port` who was when it was called; after 100 ms in any case (somebody
+// was stopped there, or has died).
+void between_worlds_wait(u16 port);
 // Any live process but this one?
 bool proc_any_alive();
 

@@ -8,6 +8,7 @@
 #include "core/base/crash_point.h"
 #include "core/base/raw_syscall.h"
 #include "core/inet/loopback.h"
+#include "core/net/kernel_half.h"
 #include "core/net/proto.h"
 
 namespace sockshim {
@@ -440,6 +441,22 @@ handle<sock> inet_lookup_listener(be32 saddr, u16 sport, be32 daddr, u16 dport) 
         }
     }
     return sk_handle(*best);
+}
+
+bool inet_half_listener(be32 daddr, u16 dport) {
+    chain bucket(BHASH, dport);
+    if (!bucket.maybe_bound(dport)) return false;
+    for (const sock_common* at = bucket.first(); at; at = bucket.next(*at)) {
+        if (at->skc_kind != SKC_KIND_SOCK || at->skc_reuseport) continue;
+        const sock& sk = reinterpret_cast<const sock&>(*at);
+        // TCP_LISTEN: one that is on its way into the listening table.
+        const u8 state = at->skc_state.load();
+        if ((state == TCP_CLOSE || state == TCP_LISTEN) && listener_score(*at, daddr, dport) &&
+            (sk.sk_kernel.load() & KERNEL_HALF)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int inet_hash(sock& sk) {

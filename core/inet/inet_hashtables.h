@@ -26,6 +26,9 @@ struct inet_lookup_result {
 inet_lookup_result inet_lookup_established(be32 saddr, u16 sport, be32 daddr, u16 dport);
 // The listener for (daddr, dport): most specific first, SO_REUSEPORT groups balanced by hash.
 handle<sock> inet_lookup_listener(be32 saddr, u16 sport, be32 daddr, u16 dport);
+// Has a sock of ours that may listen yet taken (daddr, dport) in the kernel, too? Whom the kernel connects there would
+// meet its half. SO_REUSEPORT leaves room for listeners of the kernel's own, so such socks do not count.
+bool inet_half_listener(be32 daddr, u16 dport);
 
 // Put into / take out of the table that the sock's state calls for (TCP_LISTEN: listening table, else
 // ehash). inet_ehash_insert fails with -EADDRNOTAVAIL when the four-tuple is taken (a TIME_WAIT entry

@@ -34,6 +34,7 @@ inline constexpr u64 US_PER_S = 1000000;
 
 // RFC 6298 with Linux's bounds: (2.1) initial 1 s, (2.4) a minimum, (2.5) a maximum.
 inline constexpr u32 TCP_TIMEOUT_INIT = 1000000;
+inline constexpr u32 TCP_TIMEOUT_MIN = 2000; // a timer that need not wait at all
 inline constexpr u32 TCP_RTO_MIN = 200000;
 inline constexpr u32 TCP_RTO_MAX = 120000000;
 inline constexpr u32 TCP_ATO_MIN = 40000;

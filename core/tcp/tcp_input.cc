@@ -222,8 +222,14 @@ static bool tcp_rcv_synsent_state_process(tcp_env& env, sock& sk, const sk_buff&
     inet_connection_sock& icsk = inet_csk(sk);
     const tcp_header& th = skb.tcp;
     if (th.flags & TCPHDR_ACK) {
-        // RFC 9293, 3.10.7.3, first: an ACK of anything but our SYN is answered with a RST.
-        if (!after(th.ack_seq, tp.snd_una) || after(th.ack_seq, tp.snd_nxt)) return true;
+        // RFC 9293, 3.10.7.3, first: an ACK of anything but our SYN is answered with a RST. That ends what the
+        // numbers belonged to, most often a TIME_WAIT, so the SYN need not wait for its second turn (Linux likewise).
+        if (!after(th.ack_seq, tp.snd_una) || after(th.ack_seq, tp.snd_nxt)) {
+            if (!icsk.icsk_retransmits) {
+                tcp_reset_xmit_timer(env, sk, ICSK_TIME_RETRANS, TCP_TIMEOUT_MIN);
+            }
+            return true;
+        }
         if (th.flags & TCPHDR_RST) {
             tcp_reset(env, sk);
             return false;

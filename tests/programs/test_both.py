@@ -1,6 +1,6 @@
 """Both sides at once: listeners and datagram sockets of ours serve programs with and without the shim; the port is taken
 for both. Each case is run natively too, where the two kinds of clients are one."""
-import errno, os, select, signal, socket, struct, subprocess, sys, threading
+import errno, os, select, signal, socket, struct, subprocess, sys, threading, time
 
 from harness import *
 
@@ -489,6 +489,49 @@ def one_side_alone(w):
     w.guest(server, port, "accept", env={"SOCKSHIM_SIDES": "kernel"}).until("ready")
     ask_both(w, port)
     check(kernel_sockets(port), "all of that was the kernel's")
+
+
+@guest
+def asks_early(port, kind):
+    """A client that asks without a pause while its server starts, again and again."""
+    port, in_kernel = int(port), 0
+    for _ in range(100):
+        child = os.fork()
+        if child == 0:
+            time.sleep(0.002)
+            s = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            s.bind((LOOPBACK, port))
+            if kind == "tcp":
+                s.listen()
+                s = s.accept()[0]
+                s.sendall(s.recv(1))
+            else:
+                s.sendto(*s.recvfrom(1))
+            os._exit(0)
+        answered = False
+        while not answered:
+            s = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
+            s.settimeout(PATIENCE)
+            try:
+                s.connect((LOOPBACK, port))
+                s.send(b"x")
+                answered = s.recv(1) == b"x"
+            except ConnectionRefusedError:
+                pass
+            in_kernel += answered and bool(kernel_sockets(port))
+            s.close()
+        os.waitpid(child, 0)
+    print("by the kernel:", bool(in_kernel))
+
+
+@case
+def starting_servers(w):
+    """a client that asks in the very instant in which its server binds and listens meets it in our network"""
+    for kind in ("tcp", "udp"):
+        same("with the kernel", "by the kernel: True\n", w.guest(asks_early, w.port(), kind, shim=False).ok().text())
+        if not NATIVE:
+            same("ours", "by the kernel: False\n", w.guest(asks_early, w.port(), kind).ok().text())
 
 
 # --- real programs -------------------------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@
 #include <catch2/catch.hpp>
 
 #include <arpa/inet.h>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <fcntl.h>
 #include <map>
@@ -12,6 +14,7 @@
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <thread>
 #include <unistd.h>
 
 #include "core/arena/arena.h"
@@ -280,4 +283,29 @@ TEST_CASE("kernel half: the kernel's signal marks the socket at its number", "[k
     }
     close(signals);
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+TEST_CASE("between worlds: who waits for a port goes on when nobody is between any more",
+          "[kernel_half]") {
+    REQUIRE(arena_attach_private() == 0);
+    std::atomic<int> step{0};
+    std::thread looks([&] {
+        const between_worlds here(4711);
+        step = 1;
+        while (step != 2) std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::milliseconds(5));
+        step = 3;
+    });
+    while (step != 1) std::this_thread::yield();
+    between_worlds_wait(4712); // another port
+    REQUIRE(step == 1);
+    step = 2;
+    between_worlds_wait(4711);
+    REQUIRE(step == 3);
+    looks.join();
+
+    // One who never comes through is waited for, but not for ever; a fourth one is not seen.
+    const between_worlds a(1), b(1), c(2), unseen(3);
+    between_worlds_wait(1);
+    between_worlds_wait(3);
 }

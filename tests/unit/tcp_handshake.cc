@@ -159,6 +159,21 @@ TEST_CASE("tcp SYN_SENT: an unacceptable ACK is answered with a RST", "[tcp]") {
     REQUIRE(d.client.error() == ECONNREFUSED);
 }
 
+TEST_CASE("tcp SYN_SENT: after an unacceptable ACK the SYN is sent again at once, and only once",
+          "[tcp]") {
+    sim w;
+    dialing d = dial_script(w);
+    d.peer.inject(TCPHDR_ACK, 1, d.peer.ack + 5);
+    REQUIRE(d.peer.one().skb.tcp.flags == TCPHDR_RST);
+    w.run(10 * ms);
+    REQUIRE(d.peer.one().skb.tcp.flags == TCPHDR_SYN);
+    d.peer.inject(TCPHDR_ACK, 1, d.peer.ack + 5);
+    REQUIRE(d.peer.one().skb.tcp.flags == TCPHDR_RST);
+    w.run(900 * ms);
+    REQUIRE(d.peer.none());
+    REQUIRE(d.client.state() == TCP_SYN_SENT);
+}
+
 TEST_CASE("tcp SYN_SENT: simultaneous open (RFC 9293 figure 8)", "[tcp]") {
     sim w;
     dialing d = dial_script(w);
