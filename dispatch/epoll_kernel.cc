@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/single_threaded.h>
 
+#include "core/base/crash_point.h"
 #include "core/net/handover.h"
 #include "core/sync/uaccess.h"
 #include "dispatch/process.h"
@@ -52,11 +53,13 @@ void kick_direct_sleepers(eventpoll& ep, int epfd) {
     ev.data.u64 = kick_data;
     ep.kicks_begun.fetch_add(1);
     if (kernel_epoll_ctl(epfd, EPOLL_CTL_ADD, static_cast<int>(fd), &ev) == 0) {
+        SOCKSHIM_CRASH_POINT();
         const u64 begun = monotonic_us();
         while (ep.direct.load() && monotonic_us() - begun < patience_us) {
             raw_syscall(SYS_sched_yield);
         }
         ep.direct.store(0);
+        SOCKSHIM_CRASH_POINT();
         kernel_epoll_ctl(epfd, EPOLL_CTL_DEL, static_cast<int>(fd), nullptr);
     }
     ep.kicks_ended.fetch_add(1);

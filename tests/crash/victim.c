@@ -189,6 +189,46 @@ static void epolls(void) {
     close(set);
 }
 
+// A process that sleeps in a set of kernel descriptors while another one puts the first socket in; the one or the
+// other dies. Who is left gets what comes, and nothing that nobody put in.
+static void sleeper(void) {
+    enum { SOCKET = 3, PIPE = 7 };
+    int ends[2];
+    close(new_socket(SOCK_DGRAM)); // joins the network: both know of sets
+    const int set = epoll_create1(0);
+    if (set < 0 || pipe(ends)) fail("epoll_create1, pipe");
+    struct epoll_event e = {.events = EPOLLIN, .data.u32 = PIPE};
+    if (epoll_ctl(set, EPOLL_CTL_ADD, ends[0], &e)) fail("epoll_ctl");
+    const pid_t parent = getpid(), child = fork();
+    if (child < 0) fail("fork");
+    if (child == 0) {
+        for (int tries = 0;; ++tries) {
+            struct epoll_event got;
+            const int n = epoll_wait(set, &got, 1, 500);
+            if (n < 0) fail("epoll_wait");
+            if (n && got.data.u32 == PIPE) _exit(0);
+            if (n && got.data.u32 != SOCKET) wrong("event");
+            if (tries > 60) wrong("no event");
+            if (getppid() != parent && write(ends[1], "x", 1) != 1) fail("write");
+            if (n) usleep(1000);
+        }
+    }
+    usleep(3000);
+    const int fd = connected();
+    e.data.u32 = SOCKET;
+    if (epoll_ctl(set, EPOLL_CTL_ADD, fd, &e)) fail("epoll_ctl");
+    send_from(fd, 0, 20);
+    struct epoll_event got;
+    if (epoll_wait(set, &got, 1, 10000) != 1 || got.data.u32 != SOCKET) wrong("event");
+    receive_from(fd, 0, 20);
+    if (write(ends[1], "x", 1) != 1) fail("write");
+    int status = 0;
+    if (waitpid(child, &status, 0) != child) fail("waitpid");
+    if (WIFEXITED(status) && WEXITSTATUS(status)) wrong("the sleeper's end");
+    close(fd);
+    close(set);
+}
+
 // Non-blocking: EAGAIN, poll, close with unread bytes.
 static void polls(void) {
     const int fd = new_socket(SOCK_STREAM | SOCK_NONBLOCK);
@@ -336,6 +376,8 @@ int main(int argc, char** argv) {
         dups();
     else if (!strcmp(scenario, "epoll"))
         epolls();
+    else if (!strcmp(scenario, "sleeper"))
+        sleeper();
     else if (!strcmp(scenario, "poll"))
         polls();
     else if (!strcmp(scenario, "serve"))
