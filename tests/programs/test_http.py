@@ -33,7 +33,7 @@ def make_files(w, sizes):
 
 @case
 def big_file(w):
-    """curl fetches a big file from python3 -m http.server; SHA-256 compared, the kernel saw nothing"""
+    """python3, curl: curl fetches a big file from python3 -m http.server; SHA-256 compared, the kernel saw nothing"""
     port = w.port()
     sums = make_files(w, {"big": MEGABYTES * 1000000})
     server = serve_files(w, port)
@@ -48,7 +48,7 @@ def big_file(w):
 
 @case
 def many_files(w):
-    """several files by one curl, one after another and --parallel; HEAD, 404, by name"""
+    """python3, curl: several files by one curl, one after another and --parallel; HEAD, 404, by name"""
     port = w.port()
     sums = make_files(w, {"f%d" % i: size for i, size in
                           enumerate((0, 1, 1000, 65536, 65537, 300000, 1500000, 3000001))})
@@ -159,7 +159,7 @@ def serve_11(w, port, data, *args, shim=True):
 
 @case
 def keep_alive(w):
-    """many requests over one connection; ranges; chunks both ways; HTTP/1.0"""
+    """python3, curl: many requests over one connection; ranges; chunks both ways; HTTP/1.0"""
     port, data = w.port(), os.urandom(700001)
     serve_11(w, port, data)
     url = "http://%s:%d/" % (LOOPBACK, port)
@@ -184,7 +184,7 @@ def keep_alive(w):
 
 @case
 def upload(w):
-    """POST and PUT, small, with Expect: 100-continue, chunked from a pipe; multipart"""
+    """python3, curl: POST and PUT, small, with Expect: 100-continue, chunked from a pipe; multipart"""
     port, data = w.port(), os.urandom(5000003)
     serve_11(w, port, b"")
     url = "http://%s:%d/" % (LOOPBACK, port)
@@ -201,7 +201,7 @@ def upload(w):
 
 @case
 def tls(w):
-    """curl -k from Python's ssl; a Python client too"""
+    """python3, curl: curl -k from Python's ssl; a Python client too"""
     need("openssl", "curl")
     certificate = make_certificate(w)
     port, data = w.port(), os.urandom(3000001)
@@ -247,7 +247,7 @@ def fetch_python(url, how=""):
 
 @case
 def python_client(w):
-    """urllib and http.client from http.server"""
+    """python3: urllib and http.client from http.server"""
     port = w.port()
     sums = make_files(w, {"f": 2000001})
     serve_files(w, port)
@@ -259,7 +259,7 @@ def python_client(w):
 @case
 @both_worlds
 def server_killed(w, shim):
-    """kill -9 of the server in mid-transfer: curl gets all that was sent and says that the rest is missing"""
+    """python3, curl: kill -9 of the server in mid-transfer: curl gets all that was sent and says that the rest is missing"""
     port, data = w.port(), os.urandom(2000000)
     server = serve_11(w, port, data, shim=shim)
     client = curl(w, "-o", w.path("part"), "http://%s:%d/half" % (LOOPBACK, port), shim=shim)
@@ -276,7 +276,7 @@ def server_killed(w, shim):
 @case
 @both_worlds
 def client_killed(w, shim):
-    """kill -9 of curl in mid-transfer: the server serves the next one"""
+    """python3, curl: kill -9 of curl in mid-transfer: the server serves the next one"""
     port, data = w.port(), os.urandom(20000000)
     server = serve_11(w, port, data, shim=shim)
     url = "http://%s:%d/" % (LOOPBACK, port)

@@ -27,7 +27,7 @@ def plain(text, *ports):
 @case
 @both_worlds
 def megabyte_each_way(w, shim):
-    """1 MB both ways at once, -N on both sides, hashes compared"""
+    """nc: 1 MB both ways at once, -N on both sides, hashes compared"""
     port, there, back = w.port(), os.urandom(MEGABYTE), os.urandom(MEGABYTE + 4321)
     s = server(w, port, "-N", shim=shim, stdin=back)
     c = client(w, port, "-N", shim=shim, stdin=subprocess.PIPE)
@@ -42,7 +42,7 @@ def megabyte_each_way(w, shim):
 @case
 @both_worlds
 def half_close(w, shim):
-    """after the server's FIN (-N) the client can still send, and the server receives it"""
+    """nc: after the server's FIN (-N) the client can still send, and the server receives it"""
     port = w.port()
     s = server(w, port, "-N", shim=shim, stdin=b"that is all\n")
     c = client(w, port, shim=shim, stdin=subprocess.PIPE)
@@ -60,7 +60,7 @@ def half_close(w, shim):
 @case
 @both_worlds
 def client_comes_first(w, shim):
-    """a client that comes too early is refused; the next one finds the server"""
+    """nc: a client that comes too early is refused; the next one finds the server"""
     port = w.port()
     early = client(w, port, "-v", shim=shim, stdin=b"x")
     status = early.wait()
@@ -72,7 +72,7 @@ def client_comes_first(w, shim):
 @case
 @both_worlds
 def udp(w, shim):
-    """datagrams both ways (-u)"""
+    """nc: datagrams both ways (-u)"""
     port = w.port()
     s = server(w, port, "-u", shim=shim, stdin=subprocess.PIPE)
     c = client(w, port, "-u", shim=shim, stdin=subprocess.PIPE)
@@ -90,7 +90,7 @@ def udp(w, shim):
 @case
 @both_worlds
 def scan(w, shim):
-    """nc -z: an open and a closed TCP port, a range, an open and a closed UDP port"""
+    """nc: nc -z: an open and a closed TCP port, a range, an open and a closed UDP port"""
     port, closed, datagrams = w.port(), w.port(), w.port()
     s = server(w, port, "-k", shim=shim)
     u = server(w, datagrams, "-u", "-k", shim=shim)
@@ -107,7 +107,7 @@ def scan(w, shim):
 @case
 @both_worlds
 def keep_listening(w, shim):
-    """nc -k -l serves one client after another"""
+    """nc: nc -k -l serves one client after another"""
     port = w.port()
     s = server(w, port, "-k", shim=shim)
     statuses = []
@@ -178,7 +178,7 @@ for _who in ("client", "server"):
 @case
 @both_worlds
 def listener_killed(w, shim):
-    """kill -9 of a listener frees its port at once, for the next one and for refusals"""
+    """nc: kill -9 of a listener frees its port at once, for the next one and for refusals"""
     port = w.port()
     s = server(w, port, shim=shim)
     s.kill()
@@ -193,7 +193,7 @@ def listener_killed(w, shim):
 @case
 @both_worlds
 def shared_port(w, shim):
-    """two nc -l share a port (SO_REUSEPORT); each client reaches one of them, and both are reached"""
+    """nc: two nc -l share a port (SO_REUSEPORT); each client reaches one of them, and both are reached"""
     port = w.port()
     servers = [server(w, port, "-N", shim=shim, stdin=b"%d\n" % i) for i in range(2)]
     answers = []

@@ -169,7 +169,7 @@ def under_load(w, port, action):
 
 @case
 def serves(w):
-    """100 MB by sendfile, keep-alive, many at once; the workers and all their threads are nobody's"""
+    """nginx, curl: 100 MB by sendfile, keep-alive, many at once; the workers and all their threads are nobody's"""
     port = w.port()
     master = start(w, port, size=BIG)
     for p in workers(w, master.pid):
@@ -193,7 +193,7 @@ def serves(w):
 
 @case
 def reload(w):
-    """SIGHUP under load: new workers, the old ones end when they have answered"""
+    """nginx, curl: SIGHUP under load: new workers, the old ones end when they have answered"""
     port = w.port()
     master = start(w, port)
     former = set(workers(w, master.pid))
@@ -213,7 +213,7 @@ def reload(w):
 
 @case
 def reuseport(w):
-    """a listening socket for each worker: both serve"""
+    """nginx, curl: a listening socket for each worker: both serve"""
     port = w.port()
     master = start(w, port, listen="reuseport", size=BIG)
     seen = set()
@@ -226,7 +226,7 @@ def reuseport(w):
 
 @case
 def accept_mutex(w):
-    """the workers take turns in accepting, or all take what they can get"""
+    """nginx, curl: the workers take turns in accepting, or all take what they can get"""
     for events in ("accept_mutex on;", "accept_mutex on; multi_accept on;", "multi_accept on;"):
         port = w.port()
         master = start(w, port, events=events)
@@ -238,7 +238,7 @@ def accept_mutex(w):
 
 @case
 def worker_killed(w):
-    """SIGKILL of a worker under load: the master makes another"""
+    """nginx, curl: SIGKILL of a worker under load: the master makes another"""
     port = w.port()
     master = start(w, port)
 
@@ -255,7 +255,7 @@ def worker_killed(w):
 
 @case
 def upgrade(w):
-    """SIGUSR2, then SIGQUIT of the old master: a new binary goes on with the sockets"""
+    """nginx, curl: SIGUSR2, then SIGQUIT of the old master: a new binary goes on with the sockets"""
     port = w.port()
     master = start(w, port, orphan=True)
 

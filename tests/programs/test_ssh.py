@@ -32,7 +32,7 @@ def before_login(w, s):
 @case
 @with_sshd
 def commands(w, s):
-    """a command's output, errors, exit code, input, environment; as root and as a user"""
+    """sshd, ssh: a command's output, errors, exit code, input, environment; as root and as a user"""
     said = []
     for user in ("root", USER):
         p = s.client("there", "id -un; pwd; echo bad >&2; exit 7", user=user)
@@ -64,7 +64,7 @@ def kept(w):
 @case
 @with_sshd
 def refused(w, s):
-    """somebody without the right key, somebody without an account, a peer that speaks no ssh"""
+    """sshd, ssh: somebody without the right key, somebody without an account, a peer that speaks no ssh"""
     with open(s.config(USER)) as f:
         other = w.file("other", f.read().replace("user_key", "host_key").encode())
     p = s.client("-F", other, "-o", "BatchMode=yes", "there", "id")
@@ -76,7 +76,7 @@ def refused(w, s):
 @case
 @with_sshd
 def terminal(w, s):
-    """a session with a terminal: size, job control, hang-up"""
+    """sshd, ssh: a session with a terminal: size, job control, hang-up"""
     p = s.client("-tt", "there", "tty | sed 's/[0-9]*$//'; stty -echo; echo ready; read a; echo got $a; exit 3",
                  stdin=subprocess.PIPE)
     p.until("ready")
@@ -96,7 +96,7 @@ def terminal(w, s):
 @case
 @with_sshd
 def many(w, s):
-    """eight sessions at once, 1 MB through each"""
+    """sshd, ssh: eight sessions at once, 1 MB through each"""
     clients = []
     for i in range(8):
         data = contents(i, 1 << 20)
@@ -110,7 +110,7 @@ def many(w, s):
 @case
 @with_sshd
 def jump(w, s):
-    """a session through a session (ProxyJump), and through ProxyCommand with nc"""
+    """sshd, ssh, nc: a session through a session (ProxyJump), and through ProxyCommand with nc"""
     said = [s.run("echo $USER", user="root")]
     p = s.client("-J", "%s@one" % USER, "there", "id -un; exit 9", user="root")
     said += [p.wait(), p.text()]
@@ -126,7 +126,7 @@ def jump(w, s):
 @case
 @with_sshd
 def reload(w, s):
-    """SIGHUP: a new image of the daemon on the same port; who was there stays, who comes is served"""
+    """sshd, ssh: SIGHUP: a new image of the daemon on the same port; who was there stays, who comes is served"""
     p = s.client("there", "echo here; read a; echo $a", stdin=subprocess.PIPE)
     p.until("here")
     for _ in range(3):
@@ -142,7 +142,7 @@ def reload(w, s):
 
 @case
 def in_the_background(w):
-    """sshd as it starts by itself, without a terminal and with an empty environment"""
+    """sshd, ssh: sshd as it starts by itself, without a terminal and with an empty environment"""
     def scenario(w, shim):
         with Ssh(w, shim, background=True) as s:
             s.daemon.ok()
@@ -157,7 +157,7 @@ def in_the_background(w):
 @case
 @with_sshd
 def killed(w, s):
-    """SIGKILL of each process of a session, of the client, of the daemon: what the others see, and no rest"""
+    """sshd, ssh: SIGKILL of each process of a session, of the client, of the daemon: what the others see, and no rest"""
     said = []
     idle = len(s.processes())
 
@@ -204,7 +204,7 @@ def killed(w, s):
 
 @case
 def left_alone(w):
-    """a confined process whose monitor and daemon are gone, then its client, with nobody else in the network"""
+    """sshd, ssh: a confined process whose monitor and daemon are gone, then its client, with nobody else in the network"""
     def scenario(w, shim):
         with Ssh(w, shim) as s:
             c = before_login(w, s)

@@ -18,7 +18,7 @@ def listing(top):
 @case
 @with_sshd
 def scp(w, s):
-    """50 MB both ways by the sftp protocol, 5 MB by the old one, and a tree"""
+    """sshd, scp: 50 MB both ways by the sftp protocol, 5 MB by the old one, and a tree"""
     program = need("scp")
     for old, size in (([], BIG), (["-O"], BIG // 10)):
         data = contents("scp", size)
@@ -44,7 +44,7 @@ def scp(w, s):
 @case
 @with_sshd
 def sftp(w, s):
-    """a batch: put, get, ls, rename, remove, what is not there"""
+    """sshd, sftp: a batch: put, get, ls, rename, remove, what is not there"""
     data = contents("sftp", 9 << 20)
     w.file("put-this", data)
     batch = "\n".join(["mkdir d%d", "cd d%d", "put put-this", "rename put-this got", "ls -1", "chmod 600 got",
@@ -57,7 +57,7 @@ def sftp(w, s):
 @case
 @with_sshd
 def rsync(w, s):
-    """a tree by rsync over ssh, then what has changed of it, then back"""
+    """sshd, ssh, rsync: a tree by rsync over ssh, then what has changed of it, then back"""
     program = need("rsync")
     top = w.path("tree-%d" % s.port)
     for i in range(60):
@@ -131,7 +131,7 @@ def through(w, s, port, socks_to=0, size=3 << 20):
 @case
 @with_sshd
 def forward_local(w, s):
-    """-L: three connections at once, 3 MB each, to a server and to nobody; -W"""
+    """sshd, ssh: -L: three connections at once, 3 MB each, to a server and to nobody; -W"""
     there, nobody, here, here_too = target(w, s), w.port(), w.port(), w.port()
     p = s.client("-N", "-L", "%d:%s:%d" % (here, LOOPBACK, there), "-L", "%d:%s:%d" % (here_too, LOOPBACK, nobody),
                  "-o", "ExitOnForwardFailure=yes", "-v", "there")
@@ -152,7 +152,7 @@ def forward_local(w, s):
 @case
 @with_sshd
 def forward_remote(w, s):
-    """-R: a port that the user's sshd listens on, one that is taken, one that it chooses; gone with the session"""
+    """sshd, ssh: -R: a port that the user's sshd listens on, one that is taken, one that it chooses; gone with the session"""
     here, there = target(w, s), w.port()
     p = s.client("-N", "-R", "%d:%s:%d" % (there, LOOPBACK, here), "-o", "ExitOnForwardFailure=yes", "-v", "there")
     p.until("remote forward success")
@@ -172,7 +172,7 @@ def forward_remote(w, s):
 @case
 @with_sshd
 def forward_dynamic(w, s):
-    """-D: SOCKS, by a client of our own and by curl"""
+    """sshd, ssh, curl: -D: SOCKS, by a client of our own and by curl"""
     there, socks = target(w, s), w.port()
     p = s.client("-N", "-D", socks, "-v", "there")
     p.until("Entering interactive session")
@@ -190,7 +190,7 @@ def forward_dynamic(w, s):
 @case
 @with_sshd
 def multiplexed(w, s):
-    """ControlMaster: eight sessions over one connection, a forwarding asked for later, the master's end"""
+    """sshd, ssh: ControlMaster: eight sessions over one connection, a forwarding asked for later, the master's end"""
     path, there, here = w.path("c-%d" % s.port), target(w, s), w.port()
     control = ["-S", path, "there"]
     master = s.client("-M", "-N", *control)
