@@ -18,6 +18,7 @@
 #include "core/net/proto.h"
 #include "core/net/references.h"
 #include "core/tcp/tcp.h"
+#include "core/tcp/tcp_fusion.h"
 
 namespace sockshim {
 
@@ -173,7 +174,7 @@ void reference_mark(extent e) {
 namespace {
 
 // What a process that died between two steps of accept, release or close leaves of a sock.
-enum class remains : u8 { none, unowned, closed, stuck, reset_lost };
+enum class remains : u8 { none, unowned, closed, stuck, half_fused, reset_lost };
 
 remains remains_of(const sock& sk) {
     if (sk_is_abandoned(sk)) return remains::unowned;
@@ -191,6 +192,7 @@ remains remains_of(const sock& sk) {
         const u32 fin_due = TCPF_FIN_WAIT1 | TCPF_CLOSING | TCPF_LAST_ACK;
         if ((state & fin_due) && !sk.sk_timer_us.load()) return remains::stuck;
     }
+    if (tcp_half_fused(sk)) return remains::half_fused;
     return tcp_v4_peer_gone(sk) ? remains::reset_lost : remains::none;
 }
 
@@ -211,6 +213,7 @@ void bury(sock& sk, remains what) {
         if (!sk.sk_timer_us.load()) tcp_abort(this_tcp_env(), sk, ECONNRESET);
         release_sock(sk);
         return;
+    case remains::half_fused: tcp_unfuse(sk); return;
     case remains::reset_lost: tcp_v4_reset_lonely(sk); return;
     }
 }

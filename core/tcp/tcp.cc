@@ -456,6 +456,7 @@ void tcp_repair(sock& sk) {
             sk_state_change(sk);
         return;
     }
+    tcp_fused_repair(sk);
     tcp_env& env = this_tcp_env();
     const bool handshake = sk_statef(sk) & (TCPF_SYN_SENT | TCPF_SYN_RECV);
     // Our SYN is acknowledged, and what should have come of that is half done: nothing would be sent again.

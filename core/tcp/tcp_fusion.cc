@@ -102,13 +102,15 @@ void join_direction(tcp_sock& a, tcp_sock& b, handle<stream_ring> h, stream_ring
     b.rx_ring = h;
 }
 
-// One end's variables as the packet path would have left them.
+// One end's variables as the packet path would have left them. From the rings alone, so that it can be done again
+// after a death in the middle.
 void sync_end(tcp_sock& tp) {
     if (stream_ring* r = slab_get(tp.tx_ring)) {
         const u64 tail = r->tail.load();
-        const u32 sent = static_cast<u32>(tail - tp.tx_off);
+        const u32 write_seq = tp.iss + 1 + static_cast<u32>(tail);
+        const u32 sent = write_seq - tp.write_seq;
         tp.tx_off = tail;
-        tp.write_seq += sent;
+        tp.write_seq = write_seq;
         tp.snd_nxt = tp.snd_una = tp.snd_wl1 = tp.write_seq;
         tp.snd_wl1 = tp.rcv_nxt;
         tp.snd_sml = tp.snd_nxt;
@@ -123,10 +125,11 @@ void sync_end(tcp_sock& tp) {
     if (stream_ring* r = slab_get(tp.rx_ring)) {
         const u64 tail = r->tail.load();
         const u64 head = r->head.load();
-        const u32 received = static_cast<u32>(tail - (tp.rx_off + tcp_inq_bytes(tp)));
-        tp.copied_seq += static_cast<u32>(head - tp.rx_off);
+        const u32 rcv_nxt = tp.irs + 1 + static_cast<u32>(tail);
+        const u32 received = rcv_nxt - tp.rcv_nxt;
+        tp.copied_seq = tp.irs + 1 + static_cast<u32>(head);
         tp.rx_off = head;
-        tp.rcv_nxt += received;
+        tp.rcv_nxt = rcv_nxt;
         tp.bytes_received += received;
         const u32 segments = static_cast<u32>(r->sends - r->sends_counted_rx);
         r->sends_counted_rx += segments;
@@ -432,10 +435,12 @@ void tcp_fuse_try(sock& sk) {
         if (ring_there && ring_back) {
             trace_way("tcp_fuse");
             SOCKSHIM_CRASH_POINT();
-            join_direction(a, b, there, *ring_there);
-            join_direction(b, a, back, *ring_back);
             a.fused_peer = sk_handle(*other);
             b.fused_peer = sk_handle(sk);
+            SOCKSHIM_CRASH_POINT();
+            join_direction(a, b, there, *ring_there);
+            SOCKSHIM_CRASH_POINT();
+            join_direction(b, a, back, *ring_back);
             a.fused_more = b.fused_more = 0;
             a.fused_stalled_at.store(0);
             b.fused_stalled_at.store(0);
@@ -443,6 +448,7 @@ void tcp_fuse_try(sock& sk) {
             inet_csk_clear_delack_timer(*other);
             SOCKSHIM_CRASH_POINT();
             a.fused.store(1);
+            SOCKSHIM_CRASH_POINT();
             b.fused.store(1);
         } else if (there && !slab_get(b.rx_ring)) {
             ring_destroy(there);
@@ -487,8 +493,9 @@ void tcp_fused_timer(sock& sk) {
 
 void tcp_unfuse(sock& sk) {
     tcp_sock& a = tcp_sk(sk);
-    if (!a.fused.load()) return;
+    // Named while it is fused, or has been left half fused.
     const handle<sock> peer_handle = a.fused_peer;
+    if (!a.fused.load() && !peer_handle) return;
     sock* const other = slab_get(peer_handle);
     if (!other || other == &sk) {
         a.fused.store(0);
@@ -496,7 +503,8 @@ void tcp_unfuse(sock& sk) {
     }
     tcp_sock& b = tcp_sk(*other);
     lock_sock_pair(sk, *other);
-    if (a.fused.load() && a.fused_peer == peer_handle) {
+    if (a.fused_peer == peer_handle && b.fused_peer == sk_handle(sk) &&
+        (a.fused.load() || b.fused.load())) {
         both_locks tx(sk, *other, &sock::tx_lock);
         both_locks rx(sk, *other, &sock::rx_lock);
         for (tcp_sock* tp : {&a, &b}) {
@@ -506,16 +514,20 @@ void tcp_unfuse(sock& sk) {
             }
         }
         sync_end(a);
+        SOCKSHIM_CRASH_POINT();
         sync_end(b);
         trace_way("tcp_unfuse");
-        // The bytes in the rings have arrived: the rings are the receivers'.
-        a.tx_ring = {};
-        b.tx_ring = {};
         agree_on_window(a, b);
         agree_on_window(b, a);
         SOCKSHIM_CRASH_POINT();
         a.fused.store(0);
+        SOCKSHIM_CRASH_POINT();
         b.fused.store(0);
+        SOCKSHIM_CRASH_POINT();
+        // The bytes in the rings have arrived: the rings are the receivers'.
+        a.tx_ring = {};
+        SOCKSHIM_CRASH_POINT();
+        b.tx_ring = {};
         a.fused_peer = {};
         b.fused_peer = {};
     }
@@ -524,6 +536,21 @@ void tcp_unfuse(sock& sk) {
     // Whoever waits on a ring has to look again, on the other path.
     wake_up(sk.sk_wq, POLLIN | POLLOUT);
     wake_up(other->sk_wq, POLLIN | POLLOUT);
+}
+
+bool tcp_half_fused(const sock& sk) {
+    const tcp_sock& tp = tcp_sk(sk);
+    if (!tp.fused.load()) return false;
+    const sock* const peer = slab_get(tp.fused_peer);
+    return peer && tcp_sk(*peer).fused_peer == sk_handle(sk) && !tcp_sk(*peer).fused.load();
+}
+
+void tcp_fused_repair(sock& sk) {
+    tcp_sock& tp = tcp_sk(sk);
+    const sock* const peer = slab_get(tp.fused_peer);
+    if (!peer || tp.fused.load() || tcp_sk(*peer).fused.load()) return;
+    if (tp.tx_ring && tp.tx_ring == tcp_sk(*peer).rx_ring) tp.tx_ring = {};
+    tp.fused_peer = {};
 }
 
 u32 tcp_fused_poll(sock& sk) {

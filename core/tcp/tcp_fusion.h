@@ -27,8 +27,14 @@ bool tcp_is_fused(const tcp_sock& tp);
 // No lock held.
 i64 tcp_fused_sendmsg(sock& sk, msghdr_iter& msg);
 i64 tcp_fused_recvmsg(sock& sk, msghdr_iter& msg);
-// No lock held. Does nothing when the connection is not fused.
+// No lock held. Does nothing when neither end is fused.
 void tcp_unfuse(sock& sk);
+// Whoever fuses or unfuses may die in the middle. Both ends name each other (fused_peer) before the rings are joined
+// and until they are parted, and are flagged in between: what is found says what is left to do.
+// sk_lock held, after its holder's death: rings that are joined while neither end is flagged are the receivers'.
+void tcp_fused_repair(sock& sk);
+// Is this end flagged and the other one not? tcp_unfuse, of either end, completes it; the sweep does, too.
+bool tcp_half_fused(const sock& sk);
 // sk_lock may be held. Lets go of what TCP_CORK or MSG_MORE has withheld.
 void tcp_fused_push(sock& sk);
 // sk_lock held. The write timer: a cork has held back long enough, a full ring has not been read from.
